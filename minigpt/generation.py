@@ -1,0 +1,193 @@
+"""Writing text with a model (chapter 9).
+
+A language model gives probabilities for the next symbol. To write, draw one, append it, and ask again. Temperature,
+top-k and top-p reshape the probabilities before the draw; a cache keeps the keys and values of the past, so that each
+step computes one position instead of all of them.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from minigpt.bigram import LanguageModel
+from minigpt.gpt import GPTConfig, evaluating
+
+
+class LayerCache:
+    """Keys and values of one layer for the positions seen so far, in memory set aside once."""
+
+    def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
+        self.k = torch.empty(shape, dtype=like.dtype, device=like.device)  # (B, n_head, block_size, head_size)
+        self.v = torch.empty_like(self.k)
+        self.length = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add k and v (B, n_head, T, head_size); return all so far, (B, n_head, length, head_size) each."""
+        start, self.length = self.length, self.length + k.size(2)
+        self.k[:, :, start : self.length] = k
+        self.v[:, :, start : self.length] = v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+
+
+class KVCache:
+    """The cache of a whole model: one `LayerCache` a layer. Room for block_size positions and no more.
+
+    Learned positions cannot slide: when the window moves on, every symbol in it changes its position, and with that
+    every key and value. Past block_size a cache is of no use.
+    """
+
+    def __init__(self, config: GPTConfig, batch_size: int, like: Tensor) -> None:
+        shape = (batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.layers = [LayerCache(shape, like) for _ in range(config.n_layer)]
+
+    @property
+    def length(self) -> int:
+        return self.layers[0].length
+
+
+def next_probabilities(
+    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """Probabilities of the next symbol, after temperature, then top-k, then top-p.
+
+    Args:
+        logits: (..., vocab_size).
+        temperature: divides the logits; below 1 sharper, above 1 flatter, 0 puts everything on the best symbol.
+        top_k: keep the k most probable symbols (Fan et al. 2018); one above vocab_size keeps all.
+        top_p: keep the fewest symbols that reach this probability together (Holtzman et al. 2020).
+
+    Returns:
+        (..., vocab_size), each row adding up to 1.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+    """
+    _check_sampling(temperature, top_k, top_p)
+    if temperature == 0:
+        best = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter_(-1, best, 1.0)
+    # The largest logit is moved to 0 first: a tiny temperature then gives -inf for the others, never inf - inf.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    if top_k is not None and top_k < logits.size(-1):
+        kept = logits.topk(top_k, dim=-1)
+        logits = torch.full_like(logits, -math.inf).scatter_(-1, kept.indices, kept.values)
+    probabilities = logits.softmax(dim=-1)
+    if top_p is not None and top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(dim=-1) - ordered  # what the more probable symbols already hold
+        ordered = ordered.masked_fill(before >= top_p, 0.0)
+        probabilities = torch.zeros_like(ordered).scatter_(-1, order, ordered)
+        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+    return probabilities
+
+
+def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature is {temperature}: it must be 0 (always the best symbol) or a positive number")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise ValueError(f"top_k is {top_k!r}: it must be a whole number of at least 1, or None to keep all symbols")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}: it must be above 0 and at most 1, or None to keep all symbols")
+
+
+def stream(
+    model: LanguageModel,
+    idx: Tensor,
+    n: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    cache: bool = True,
+) -> Iterator[Tensor]:
+    """Continue idx (B, T) one symbol at a time: an iterator over n tensors (B,), each drawn as it is asked for.
+
+    Until the iterator ends or is closed the model stays in eval mode; then it returns to the mode it was in. The
+    arguments, and the errors, are those of `generate`.
+    """
+    config = model.config
+    if idx.dim() != 2 or idx.is_floating_point():
+        raise ValueError(f"idx is {idx.dtype} of shape {tuple(idx.shape)}: it must be whole numbers of shape (B, T)")
+    if idx.numel() == 0:
+        raise ValueError("the prompt is empty: give the model at least one symbol to continue, for example a newline")
+    if idx.min() < 0 or idx.max() >= config.vocab_size:
+        raise ValueError(f"the prompt holds an id outside 0 to {config.vocab_size - 1}: was it encoded for this model?")
+    if type(n) is not int or n < 0:
+        raise ValueError(f"n is {n!r}: it must be a whole number of at least 0")
+    _check_sampling(temperature, top_k, top_p)
+    return _write(
+        model, idx, n, temperature, top_k, top_p, generator, cache and getattr(model, "supports_cache", False)
+    )
+
+
+@torch.no_grad()  # on a generator it holds while a symbol is computed, and not between two
+def _write(
+    model: LanguageModel,
+    idx: Tensor,
+    n: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+    use_cache: bool,
+) -> Iterator[Tensor]:
+    block_size = model.config.block_size
+    window = new = idx[:, -block_size:]  # (B, T); new: what the cache has not seen yet
+    kv = KVCache(model.config, len(idx), next(model.parameters())) if use_cache else None
+    with evaluating(model):
+        for _ in range(n):
+            if kv is not None and kv.length + new.size(1) <= block_size:
+                logits = model(new, cache=kv)[:, -1]  # (B, vocab_size)
+            else:
+                logits = model(window)[:, -1]
+            if not torch.isfinite(logits).all():
+                raise ValueError("the model's logits are not finite: its weights are damaged or its training diverged")
+            symbol = _draw(logits, temperature, top_k, top_p, generator)  # (B,)
+            yield symbol
+            new = symbol[:, None]  # (B, 1)
+            window = torch.cat([window, new], dim=1)[:, -block_size:]
+
+
+def _draw(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
+) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = next_probabilities(logits, temperature, top_k, top_p)
+    if generator is not None:
+        probabilities = probabilities.to(generator.device)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def generate(
+    model: LanguageModel,
+    idx: Tensor,
+    n: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    cache: bool = True,
+) -> Tensor:
+    """Continue idx by n symbols, in eval mode and without gradients; the model's mode is restored.
+
+    Only the last block_size symbols are ever seen. With the cache a step costs one position while everything fits into
+    block_size; past it each step computes the whole window again, exactly as without the cache.
+
+    Args:
+        model: any model with `model(idx) -> logits` and `model.config`; the cache is used where it has one.
+        idx: (B, T) int64 with T >= 1, the prompt; it may be longer than block_size.
+        n: how many symbols to add; 0 returns a copy of idx.
+        temperature, top_k, top_p: see `next_probabilities`.
+        generator: draws the symbols; torch's own if None.
+
+    Returns:
+        (B, T + n) int64, beginning with idx.
+
+    Raises:
+        ValueError: an empty prompt, an id outside the vocabulary, a setting out of range, logits not finite.
+    """
+    symbols = stream(model, idx, n, temperature, top_k, top_p, generator, cache)
+    return torch.cat([idx, *(symbol[:, None] for symbol in symbols)], dim=1)

@@ -1,0 +1,1 @@
+"""Everything about files, devices, several processes and the shell."""

@@ -1,0 +1,297 @@
+"""The command line: `python -m minigpt train | sample | info | presets`."""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt.bigram import LanguageModel
+from minigpt.generation import stream
+from minigpt.run.checkpoint import (
+    BUILD,
+    MODEL_FILE,
+    load_facts,
+    load_model,
+    load_tokenizer,
+    save_model,
+    write_bytes,
+)
+from minigpt.run.presets import PRESETS
+from minigpt.run.processes import Processes, faster_precision, pick_device, processes
+from minigpt.run.resume import RUN_FILE, Keeper, Run, load_run, save_run, text_sha256
+from minigpt.text import CharTokenizer, load_text, split
+from minigpt.training import TrainConfig, evaluate, start, train
+
+SIZES = ("block_size", "n_embd", "n_head", "n_layer", "dropout")
+RECIPE = ("steps", "batch_size", "micro_batch_size", "learning_rate", "precision", "eval_every", "seed")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except BrokenPipeError:  # the reader of our output has left, as in `sample … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except torch.OutOfMemoryError:
+        print("minigpt: not enough GPU memory: try a smaller --micro-batch-size", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError) as error:
+        print(f"minigpt: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m minigpt", description="Train a small language model and sample it."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example: {example}",
+        )
+        sub.set_defaults(command=run)
+        return sub
+
+    sub = command("train", _train, "train a model", "python -m minigpt train --preset gpt-laptop --out runs/first")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--preset", choices=sorted(PRESETS), help="the recipe; see `python -m minigpt presets`")
+    what.add_argument("--resume", metavar="DIR", type=Path, help="go on with the run in this folder")
+    sub.add_argument("--out", metavar="DIR", type=Path, help="folder for the run (default: runs/PRESET)")
+    sub.add_argument("--data", metavar="FILE", help="train on this text (default: Tiny Shakespeare)")
+    sub.add_argument("--device", help="cpu, cuda, cuda:0 or mps (default: a CUDA GPU if there is one, else cpu)")
+    sub.add_argument("--save-every", metavar="SECONDS", type=float, default=30.0, help="default: %(default)s")
+    for name in SIZES:
+        sub.add_argument(_flag(name), type=float if name == "dropout" else int, help="instead of the preset's")
+    for name in RECIPE:
+        kind = {"learning_rate": float, "precision": str}.get(name, int)
+        sub.add_argument(_flag(name), type=kind, help="instead of the preset's")
+
+    sub = command(
+        "sample", _sample, "write text with a trained model", "python -m minigpt sample runs/first --prompt 'KING:'"
+    )
+    sub.add_argument("checkpoint", type=Path, help="a run's folder or a .safetensors file")
+    sub.add_argument("--prompt", default="\n", help="the text to continue (default: a newline)")
+    sub.add_argument("-n", "--symbols", type=int, default=500, help="how many to write (default: %(default)s)")
+    sub.add_argument("--temperature", type=float, default=0.8, help="0: always the best symbol (default: %(default)s)")
+    sub.add_argument("--top-k", type=int, help="draw from the k most probable symbols")
+    sub.add_argument("--top-p", type=float, help="draw from the fewest symbols that reach this probability")
+    sub.add_argument("--seed", type=int, help="the same seed writes the same text on the same machine")
+    sub.add_argument("--device", help="default: a CUDA GPU if there is one, else cpu")
+
+    sub = command("info", _info, "describe a model: sizes, parameters by piece", "python -m minigpt info runs/first")
+    sub.add_argument("checkpoint", type=Path, help="a run's folder or a .safetensors file")
+
+    command("presets", _presets, "list the recipes", "python -m minigpt presets")
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+# ── train ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _train(args: argparse.Namespace) -> int:
+    if not (math.isfinite(args.save_every) and args.save_every >= 0):
+        raise ValueError(f"--save-every is {args.save_every}: it must be a number of seconds, 0 or more")
+    device = pick_device(args.device)
+    if device == "mps":
+        print("minigpt: warning: Apple's MPS has given silently wrong results with torch; compare with --device cpu")
+    text = load_text(args.data)
+    with processes(device) as team:
+        run = _continued(args, text, device) if args.resume else _new(args, text, device, team)
+        if run.config.batch_size % team.count:
+            raise ValueError(f"batch_size {run.config.batch_size} cannot be shared by {team.count} processes evenly")
+        if run.state.step >= run.config.steps:
+            print(f"This run is finished ({run.config.steps} steps). To go on, add --steps with a larger number.")
+            return 0
+        folder = args.resume or (_free_folder(args) if team.is_first else Path())
+        return _run(run, folder, team, args.save_every, text)
+
+
+def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> Run:
+    preset, tokenizer = PRESETS[args.preset], CharTokenizer(text)
+    sizes, recipe = _given(args, SIZES), _given(args, RECIPE)
+    if unknown := sorted(set(sizes) - set(preset.sizes)):
+        raise ValueError(f"the preset {args.preset} has no {unknown[0]}: leave {_flag(unknown[0])} out")
+    precision = recipe.pop("precision", preset.precision)
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"--precision is {precision!r}: it must be auto, float32 or bfloat16")
+    config = replace(preset.config, **recipe)
+    torch.manual_seed(config.seed)
+    model = BUILD[preset.model]({"vocab_size": tokenizer.vocab_size, **preset.sizes, **sizes}).to(device)
+    if team.rank:
+        torch.manual_seed(config.seed + team.rank)  # each process draws its own dropout
+    if precision == "auto":
+        rows = min(4, config.micro_batch_size or config.batch_size)
+        precision = team.agree(faster_precision(model, rows) if team.is_first else "")
+    config = replace(config, precision=precision)
+    return Run(args.preset, model, tokenizer, config, text_sha256(text), start(model, config))
+
+
+def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
+    changes = _given(args, SIZES + RECIPE)
+    allowed = {"steps", "learning_rate", "eval_every"}
+    if args.out or set(changes) - allowed:
+        names = [_flag(name) for name in sorted(set(changes) - allowed)] + (["--out"] if args.out else [])
+        raise ValueError(f"a resumed run keeps what it began with: leave {', '.join(names)} out")
+    run = load_run(args.resume, device)
+    if run.text_sha256 != text_sha256(text):
+        raise ValueError(f"the run in {args.resume} was trained on another text: pass that one with --data")
+    run.config = replace(run.config, **changes)
+    return run
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _free_folder(args: argparse.Namespace) -> Path:
+    """The folder asked for, or the first of runs/PRESET, runs/PRESET-2, … that holds no run."""
+
+    def taken(folder: Path) -> bool:
+        return (folder / RUN_FILE).exists() or (folder / MODEL_FILE).exists()
+
+    if args.out:
+        if taken(args.out):
+            raise ValueError(f"{args.out} already holds a run: go on with --resume {args.out}, or choose another --out")
+        return args.out
+    folder, number = Path("runs", args.preset), 1
+    while taken(folder):
+        number += 1
+        folder = Path("runs", f"{args.preset}-{number}")
+    return folder
+
+
+def _run(run: Run, folder: Path, team: Processes, save_every: float, text: str) -> int:
+    train_ids, val_ids = split(run.tokenizer.encode(text))
+    keeper = Keeper(run, folder, save_every if team.is_first else math.inf, writes=team.is_first)
+    resume = f"python -m minigpt train --resume {shlex.quote(str(folder))}"
+    if team.is_first:
+        print(_summary(run, folder))
+        save_run(run, folder)
+    try:
+        with keeper.listening():
+            train(
+                team.wrap(run.model), train_ids, val_ids, run.config,
+                state=run.state, after_step=keeper, sample=team.sample, progress=team.is_first,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        if team.is_first:
+            _save_results(run, folder, None)
+            print(f"\nStopped and saved at step {run.state.step}. Go on with: {resume}", file=sys.stderr)
+        return 130
+    except FloatingPointError as error:
+        if team.is_first:
+            print(f"\nminigpt: {error}. The last good step is kept: {resume} --learning-rate …", file=sys.stderr)
+        return 1
+    if team.is_first:
+        loss = evaluate(run.model, val_ids)
+        save_run(run, folder)
+        _save_results(run, folder, loss)
+        print(
+            f"validation loss {loss:.4f} nats per symbol ({loss / math.log(2):.3f} bits), over the whole split of "
+            f"{len(val_ids):,} symbols, after {run.state.seconds:.0f} s of training\n"
+            f"saved in {folder}; write text with: python -m minigpt sample {shlex.quote(str(folder))}"
+        )
+    return 0
+
+
+def _summary(run: Run, folder: Path) -> str:
+    n = sum(p.numel() for p in run.model.parameters())
+    device = next(run.model.parameters()).device
+    return (
+        f"{run.preset}: {n:,} parameters on {device} in {run.config.precision}, steps {run.state.step} to "
+        f"{run.config.steps} of {run.config.batch_size} x {run.model.config.block_size} symbols, saved in {folder}"
+    )
+
+
+def _save_results(run: Run, folder: Path, val_loss: float | None) -> None:
+    """The model, and the same facts as readable JSON with the history. `val_loss`: over the whole split."""
+    facts = {
+        "preset": run.preset,
+        "step": run.state.step,
+        "val_loss": val_loss,
+        "seconds": round(run.state.seconds, 1),
+        "date": date.today().isoformat(),
+        "train_config": asdict(run.config),
+        "text_sha256": run.text_sha256,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {next(run.model.parameters()).device}",
+        "torch": str(torch.__version__),
+    }
+    save_model(run.model, folder, run.tokenizer, facts)
+    record = {**facts, "model_config": asdict(run.model.config), "history": asdict(run.state.history)}
+    write_bytes(folder / "history.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+# ── sample, info, presets ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sample(args: argparse.Namespace) -> int:
+    device = pick_device(args.device)
+    model, tokenizer = load_model(args.checkpoint, device), load_tokenizer(args.checkpoint)
+    generator = torch.Generator()
+    if args.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(args.seed)
+    idx = tokenizer.encode(args.prompt)[None].to(device)  # (1, T)
+    symbols = stream(model, idx, args.symbols, args.temperature, args.top_k, args.top_p, generator)
+    print(args.prompt, end="", flush=True)
+    for symbol in symbols:
+        print(tokenizer.decode(symbol), end="", flush=True)
+    print()
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    model = load_model(args.checkpoint)
+    facts = load_facts(args.checkpoint)
+    print(f"{type(model).__name__} {model.config}")
+    for name in ("preset", "step", "val_loss", "seconds", "date"):
+        if facts.get(name) is not None:
+            print(f"{name:>10}  {facts[name]}")
+    rows = [*parameters_by_piece(model), ("all", sum(p.numel() for p in model.parameters()))]
+    width = max(len(name) for name, _ in rows)
+    for name, count in rows:
+        print(f"  {name:<{width}}  {count:>12,}")
+    return 0
+
+
+def parameters_by_piece(model: LanguageModel) -> list[tuple[str, int]]:
+    """How many parameters each piece holds, in the order of the model; equal pieces of all blocks are added up."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        piece = f"blocks x {len(model.blocks)}: {parts[2]}" if parts[0] == "blocks" else parts[0]  # type: ignore[arg-type]
+        counts[piece] = counts.get(piece, 0) + parameter.numel()
+    return list(counts.items())
+
+
+def _presets(args: argparse.Namespace) -> int:
+    for name, preset in PRESETS.items():
+        config: TrainConfig = preset.config
+        sizes = ", ".join(f"{key} {value}" for key, value in preset.sizes.items())
+        print(f"{name:<12}{preset.description}")
+        print(f"{'':<12}{sizes}; {config.steps} steps of batch {config.batch_size}, rate {config.learning_rate:g}")
+    return 0

@@ -1,0 +1,40 @@
+"""Named recipes: a model, its sizes, and how to train it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from minigpt.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe that `python -m minigpt train --preset NAME` runs. `precision` is 'auto' where it is worth measuring."""
+
+    description: str
+    model: str  # a name in `checkpoint.BUILD`
+    sizes: dict[str, Any]
+    config: TrainConfig
+    precision: str = "float32"
+
+
+PRESETS = {
+    "bigram": Preset(
+        "the table of pairs, chapter 2: seconds",
+        "BigramLanguageModel",
+        {"block_size": 8},
+        TrainConfig(steps=3000, batch_size=32, learning_rate=1e-2, weight_decay=0.0, eval_every=500),
+    ),
+    "gpt-laptop": Preset(
+        "a small GPT, chapter 7: under two minutes on two CPU cores",
+        "GPT",
+        {"block_size": 128, "n_embd": 128, "n_head": 4, "n_layer": 4, "dropout": 0.0},
+        TrainConfig(steps=1000, batch_size=16, learning_rate=3e-3),
+    ),
+    "gpt": Preset(
+        "the full GPT, 10.8 million parameters: minutes on a GPU, many hours on a CPU",
+        "GPT",
+        {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "dropout": 0.2},
+        TrainConfig(steps=5000, batch_size=64, learning_rate=3e-4, micro_batch_size=16),
+        precision="auto",
+    ),
+}

@@ -1,0 +1,123 @@
+"""Devices, and training with several processes at once (under `torchrun`)."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from minigpt.bigram import LanguageModel, cross_entropy
+from minigpt.text import get_batch
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes train together, and which of them this is."""
+
+    rank: int
+    count: int
+    local_rank: int
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, model: LanguageModel) -> LanguageModel:
+        """The model itself, or one whose gradients are averaged over all processes."""
+        return cast(LanguageModel, _Parallel(model)) if self.count > 1 else model
+
+    def agree(self, value: str) -> str:
+        """The first process's value, in every process."""
+        values = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def sample(self, ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator) -> Any:
+        """`get_batch`, of which each process keeps its share of the rows: together they train on the same batch."""
+        idx, targets = get_batch(ids, batch_size, block_size, generator)
+        share = slice(self.rank, None, self.count)
+        return idx[share], targets[share]
+
+
+class _Parallel(DistributedDataParallel):
+    """Keeps the promise every model of the book keeps: `config` tells its sizes."""
+
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the processes that `torchrun` started; alone, there is one."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    if count == 1:
+        yield Processes(0, 1, 0)
+        return
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(minutes=10))
+    try:
+        yield Processes(rank, count, local)
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(name: str | None) -> str:
+    """The device to use: the one named, else a GPU that speaks CUDA, else the CPU.
+
+    Raises:
+        ValueError: the device is not here.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but torch sees no CUDA GPU here: leave --device out to use the CPU")
+    if name.startswith("mps") and not torch.backends.mps.is_available():
+        raise ValueError(f"device is {name!r}, but torch sees no Apple GPU here: leave --device out to use the CPU")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}, which torch does not know: use cpu, cuda, cuda:0 or mps") from None
+    if name.startswith("cuda") and os.environ.get("LOCAL_RANK") and device.index is None:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return name
+
+
+def faster_precision(model: LanguageModel, rows: int) -> str:
+    """Whether 'bfloat16' makes a training step at least a tenth faster here than 'float32': measured, not guessed.
+
+    Runs a forward and a backward pass of a few rows in each, and leaves weights and generators as they were.
+    """
+    device = next(model.parameters()).device
+    shape = (rows, model.config.block_size)
+    idx = torch.zeros(shape, dtype=torch.long, device=device)
+
+    def step(dtype: torch.dtype) -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            logits = model(idx)
+        cross_entropy(logits.float(), idx).backward()
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        plain, short = (_seconds(step, dtype, device) for dtype in (torch.float32, torch.bfloat16))
+    model.zero_grad(set_to_none=True)
+    return "bfloat16" if short < 0.9 * plain else "float32"
+
+
+def _seconds(work: Callable[[torch.dtype], None], dtype: torch.dtype, device: torch.device) -> float:
+    """The best of three timings, after one run to warm up."""
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        work(dtype)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times[1:])

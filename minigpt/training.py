@@ -1,0 +1,227 @@
+"""Training and measuring (chapters 2, 7 and 10).
+
+One loop trains every model of the book: draw a batch, measure the loss, follow the gradient. `evaluate` says how good
+a model is, on a whole text; `estimate_loss` is the quick guess that is shown on the way.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from tqdm.auto import tqdm
+
+from minigpt.bigram import LanguageModel, cross_entropy
+from minigpt.gpt import evaluating
+from minigpt.text import get_batch
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Losses are in nats per symbol; a step sees batch_size * block_size symbols.
+
+    Raises:
+        ValueError: names the field, its value and the rule it breaks.
+    """
+
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    final_rate: float = 0.1  # the rate decays along a cosine to this part of learning_rate
+    warmup_steps: int = 100  # but never more than a tenth of the steps
+    weight_decay: float = 0.1  # on matrices only
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0  # the largest norm of the gradient
+    micro_batch_size: int | None = None  # rows computed at once; fewer need less memory and give the same gradient
+    precision: str = "float32"  # or "bfloat16": matrix products in 16 bits, weights in 32
+    eval_every: int = 250
+    eval_batches: int = 20
+    seed: int = 1337
+
+    def __post_init__(self) -> None:
+        whole = {"steps": 0, "batch_size": 1, "warmup_steps": 0, "eval_every": 1, "eval_batches": 1, "seed": 0}
+        if self.micro_batch_size is not None:
+            whole["micro_batch_size"] = 1
+        for name, low in whole.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {low}")
+        most = {"learning_rate": math.inf, "weight_decay": math.inf, "grad_clip": math.inf}
+        for name, high in {**most, "final_rate": 1, "beta1": 1, "beta2": 1}.items():
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= high:
+                raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {high}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
+
+
+@dataclass
+class History:
+    """What was measured on the way: at `steps[i]` the two losses, estimated, after `seconds[i]` of training."""
+
+    steps: list[int] = field(default_factory=list)
+    train_losses: list[float] = field(default_factory=list)
+    val_losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # evaluations not counted
+
+    def __repr__(self) -> str:
+        if not self.steps:
+            return "History(nothing measured yet)"
+        return (
+            f"History({len(self.steps)} points to step {self.steps[-1]}: train {self.train_losses[-1]:.4f}, "
+            f"val {self.val_losses[-1]:.4f}, {self.seconds[-1]:.1f} s)"
+        )
+
+
+@dataclass
+class TrainState:
+    """What the next step depends on, besides the weights and torch's own generator (which draws dropout)."""
+
+    optimizer: AdamW
+    generator: torch.Generator  # draws the batches
+    step: int = 0
+    seconds: float = 0.0
+    history: History = field(default_factory=History)
+
+
+def start(model: nn.Module, config: TrainConfig) -> TrainState:
+    """The state before the first step: AdamW with decay on matrices only, and a seeded generator."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]  # biases and the scales of LayerNorm
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    return TrainState(optimizer, torch.Generator().manual_seed(config.seed))
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate at a step: a straight rise, then half a cosine down (Loshchilov and Hutter 2017)."""
+    warmup = min(config.warmup_steps, config.steps // 10)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, config.steps - warmup)  # 0 to 1
+    low = config.learning_rate * config.final_rate
+    return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train(
+    model: LanguageModel,
+    train_ids: Tensor,
+    val_ids: Tensor,
+    config: TrainConfig = TrainConfig(),
+    *,
+    state: TrainState | None = None,
+    after_step: Callable[[TrainState], None] | None = None,
+    sample: Callable[..., tuple[Tensor, Tensor]] = get_batch,
+    progress: bool = True,
+) -> History:
+    """Train a model in place, on the device it is on, with rows of `model.config.block_size` symbols.
+
+    Args:
+        train_ids, val_ids: (N,) int64.
+        state: where to go on; a fresh start if None.
+        after_step: called with the state after every step, for instance to save it.
+        sample: draws a batch, as `get_batch` does.
+        progress: show a bar.
+
+    Returns:
+        The history: steps, losses (nats per symbol) and seconds, at step 0, every `eval_every` steps and the last.
+
+    Raises:
+        FloatingPointError: the loss or its gradient is no longer a finite number; the weights are those before it.
+        ValueError: a text is not longer than a block.
+    """
+    device, block_size = next(model.parameters()).device, model.config.block_size
+    train_ids, val_ids = train_ids.to(device), val_ids.to(device)
+    state = state or start(model, config)
+    if not state.history.steps:
+        _measure(model, train_ids, val_ids, config, state)
+    bar = tqdm(total=config.steps, initial=state.step, desc="training", unit="step", disable=not progress)
+    model.train()
+    while state.step < config.steps:
+        began = time.perf_counter()
+        rate = learning_rate(state.step, config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        idx, targets = sample(train_ids, config.batch_size, block_size, state.generator)  # (B, T) each
+        loss = _gradient(model, idx, targets, config)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            bar.close()
+            raise FloatingPointError(
+                f"training diverged at step {state.step}: the loss is {loss}, the gradient's norm {norm:.3g}; "
+                f"try a learning_rate below {config.learning_rate:g}"
+            )
+        state.optimizer.step()
+        state.step += 1
+        state.seconds += time.perf_counter() - began
+        if state.step % config.eval_every == 0 or state.step == config.steps:
+            _measure(model, train_ids, val_ids, config, state)
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", val=f"{state.history.val_losses[-1]:.3f}", refresh=False)
+        if after_step is not None:
+            after_step(state)
+    bar.close()
+    return state.history
+
+
+def _gradient(model: LanguageModel, idx: Tensor, targets: Tensor, config: TrainConfig) -> float:
+    """Fill in the gradient of the mean loss over the batch, some rows at a time, and return that loss."""
+    model.zero_grad(set_to_none=True)
+    rows, total = config.micro_batch_size or len(idx), torch.zeros((), device=idx.device)
+    for part, part_targets in zip(idx.split(rows), targets.split(rows), strict=True):
+        with torch.autocast(idx.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits = model(part)
+        loss = cross_entropy(logits.float(), part_targets) * len(part) / len(idx)
+        loss.backward()
+        total += loss.detach()
+    return total.item()
+
+
+def _measure(model: LanguageModel, train_ids: Tensor, val_ids: Tensor, config: TrainConfig, state: TrainState) -> None:
+    """Add a point to the history. The batches are the same every time, so that the curve is smooth."""
+    for ids, losses in ((train_ids, state.history.train_losses), (val_ids, state.history.val_losses)):
+        losses.append(estimate_loss(model, ids, config.batch_size, config.eval_batches, config.seed + 1))
+    state.history.steps.append(state.step)
+    state.history.seconds.append(round(state.seconds, 3))
+
+
+def estimate_loss(model: LanguageModel, ids: Tensor, batch_size: int = 32, batches: int = 20, seed: int = 0) -> float:
+    """A quick estimate of the loss, in nats per symbol: the mean over a few random batches of ids (N,)."""
+    generator = torch.Generator().manual_seed(seed)
+    with evaluating(model):
+        losses = [
+            cross_entropy(model(idx), targets).item()
+            for idx, targets in (get_batch(ids, batch_size, model.config.block_size, generator) for _ in range(batches))
+        ]
+    return sum(losses) / len(losses)
+
+
+def evaluate(model: LanguageModel, ids: Tensor, symbols_at_once: int = 16384) -> float:
+    """The loss over a whole split, in nats per symbol: the same figure for everyone who asks.
+
+    ids (N,) are cut into consecutive windows of `model.config.block_size`; every symbol but the first is predicted
+    once, from what stands before it in its window. The last window may be shorter.
+
+    Raises:
+        ValueError: fewer than two ids: there is nothing to predict.
+    """
+    if len(ids) < 2:
+        raise ValueError(f"there are {len(ids)} ids: evaluating needs at least 2, one to see and one to predict")
+    T = model.config.block_size
+    ids = ids.to(next(model.parameters()).device)
+    whole = (len(ids) - 1) // T * T  # how many predictions fill their windows
+    rows = max(1, symbols_at_once // T)
+    idx, targets = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)  # (windows, T)
+    parts = list(zip(idx.split(rows), targets.split(rows), strict=True))
+    if whole < len(ids) - 1:
+        parts.append((ids[whole:-1][None], ids[whole + 1 :][None]))
+    with evaluating(model):
+        total = sum(cross_entropy(model(x), y).double().item() * y.numel() for x, y in parts if y.numel())
+    return total / (len(ids) - 1)
