@@ -1,12 +1,30 @@
-"""What the site needs and Sphinx has no setting for: local MathJax, addresses derived from `repository.url`."""
+"""What the site needs and Sphinx has no setting for.
+
+- MathJax from this machine, and addresses derived from `repository.url`;
+- `{shown}` and `{chapter}`: links to chapters, which read as plain text while a chapter is not in the contents yet;
+- `{chapters}`: the table of minutes; `{landing}`: the trained model of the front page, from `book/landing.json`;
+- small repairs of the HTML that axe finds fault with.
+"""
 
 from __future__ import annotations
 
+import html
+import inspect
+import json
+import re
 import shutil
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.ext.autodoc.mock import _MockObject
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.inspect import stringify_signature
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # autodoc imports minigpt from the checkout, with torch mocked
@@ -15,6 +33,162 @@ sys.path.insert(0, str(ROOT / "book" / "tools"))
 from repository import pages_url  # noqa: E402
 
 MATHJAX_PARTS = ["tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions"]
+LANDING = ROOT / "book" / "landing.json"
+
+
+# ---- chapters ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def chapters() -> dict[str, str]:
+    """The text of each notebook that is in the contents, by its name."""
+    names = re.findall(r"file: notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf8"))
+    texts = {}
+    for name in names:
+        cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf8"))["cells"]
+        texts[name] = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return texts
+
+
+def title(name: str) -> str:
+    """The first heading of a chapter."""
+    found = re.search(r"^# +(.+)$", chapters()[name], re.MULTILINE)
+    return found[1].replace("`", "") if found else name
+
+
+def number(name: str) -> int:
+    return int(name.split("_")[0])
+
+
+class Chapter(SphinxRole):
+    """`{chapter}`06_block``, `{chapter}`its own words <06_block>``: a link to a chapter once it is in the contents."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        given = re.fullmatch(r"(?:(.+) <)?(\w+)>?", self.text)
+        if given is None:
+            raise ValueError(f"{{chapter}} takes the name of a notebook, not {self.text!r}")
+        name, words = given[2], given[1]
+        if name not in chapters():
+            return [nodes.inline("", words or name.split("_", 1)[1].replace("_", " ").capitalize())], []
+        target = {"refdomain": "std", "reftype": "doc", "refexplicit": True, "refwarn": True}
+        link = addnodes.pending_xref(
+            "",
+            nodes.inline("", words or title(name)),
+            reftarget=f"/notebooks/{name}",
+            refdoc=self.env.docname,
+            **target,
+        )
+        return [link], []
+
+
+class Shown(SphinxRole):
+    """`{shown}`q07``: 'Shown in: chapter, section', a link to the cell that answers question 7."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        for name, text in chapters().items():
+            found = re.search(rf"^\({self.text}\)=\s*\n+(?:#+ +(.+))?", text, re.MULTILINE)
+            if found:
+                words = f"Chapter {number(name)}: {(found[1] or title(name)).replace('`', '').replace('$', '')}"
+                link = addnodes.pending_xref(
+                    "", nodes.inline("", words), refdomain="std", reftype="ref", refexplicit=True, refwarn=True,
+                    reftarget=self.text, refdoc=self.env.docname,
+                )  # fmt: skip
+                return [nodes.inline("", "", link, classes=["shown"])], []
+        return [], []
+
+
+class Chapters(SphinxDirective):
+    """The chapters of the contents with their minutes, as the notebooks state them."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = ["| chapter | minutes | exercises | minutes of the exercises |", "|---|---|---|---|"]
+        for name, text in chapters().items():
+            reading = re.search(r"(\d+)\s+minutes", text)
+            parts = re.findall(r"\{exercise-start\}(.*?)\{exercise-end\}", text, re.DOTALL)
+            minutes = [int(found[1]) for part in parts if (found := re.search(r"(\d+)\s+minutes?", part))]
+            sums = f"{len(parts)} | {sum(minutes)}"
+            rows.append(f"| {number(name)}. {{chapter}}`{name}` | {reading[1] if reading else ''} | {sums} |")
+        node = nodes.container()
+        self.state.nested_parse(StringList(rows, self.env.docname), self.content_offset, node)
+        return node.children
+
+
+# ---- the front page --------------------------------------------------------------------------------------------------
+
+
+def shade(weight: int) -> str:
+    """The colour of a weight of 0 to 255 in the still picture."""
+    part = weight / 255
+    return "#" + "".join(f"{round(255 + (end - 255) * part**0.6):02x}" for end in (0x12, 0x3F, 0x8C))
+
+
+def shown_symbol(symbol: str) -> str:
+    return {"\n": "↵", " ": "␣"}.get(symbol, symbol)
+
+
+class Landing(SphinxDirective):
+    """`model`: a trained model reading a line; `samples`: what each rung writes; `record`: how they were made."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        if not LANDING.is_file():
+            return []
+        self.env.note_dependency(str(LANDING))
+        data = json.loads(LANDING.read_text("utf8"))
+        make = {"model": self.model, "samples": self.samples, "record": self.record}[self.arguments[0]]
+        return [nodes.raw("", make(data), format="html")]
+
+    def model(self, data: dict[str, Any]) -> str:
+        symbols = "".join(f"<span>{html.escape(shown_symbol(s))}</span>" for s in data["line"])
+        payload = json.dumps(data["reading"], separators=(",", ":")).replace("<", "\\u003c")
+        return (
+            '<figure class="reader" data-reader>'
+            f'<div class="reader-line" role="img" aria-label="{html.escape(data["alt"])}">{symbols}</div>'
+            '<div class="reader-controls"></div>'
+            '<ol class="reader-next" aria-label="What the model expects next"></ol>'
+            f"<figcaption>{html.escape(data['caption'])}</figcaption>"
+            f'<script type="application/json">{payload}</script></figure>'
+        )
+
+    def samples(self, data: dict[str, Any]) -> str:
+        cards = "".join(
+            f'<div class="sample"><h3>{html.escape(s["name"])}</h3><p>{html.escape(s["note"])}</p>'
+            f'<pre tabindex="0" aria-label="Sample of {html.escape(s["name"])}">{html.escape(s["text"])}</pre></div>'
+            for s in data["samples"]
+        )
+        return f'<div class="samples">{cards}</div>'
+
+    def record(self, data: dict[str, Any]) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>"
+            for key, value in data["record"].items()
+        )
+        head = "<thead><tr><th>the front page's model</th><th>as recorded</th></tr></thead>"
+        return f'<table class="table">{head}<tbody>{rows}</tbody></table>'
+
+
+# ---- the API page without torch --------------------------------------------------------------------------------------
+
+
+def either(mocked: Any, other: Any) -> str:
+    """What `torch.Generator | None` means where torch is mocked: Sphinx's mock objects know no `|`."""
+    names = [
+        one if isinstance(one, str) else getattr(one, "__qualname__", "") or type(one).__qualname__
+        for one in (mocked, other)
+    ]
+    return " | ".join("None" if name == "NoneType" else name for name in names)
+
+
+def signature(app: Any, what: str, name: str, obj: Any, options: Any, args: str | None, result: str | None) -> Any:
+    """A module's own arguments, where the mocked `nn.Module` would show `(*args, **kwargs)`."""
+    if what == "class" and args == "(*args, **kwargs)":
+        own = inspect.signature(obj.__init__)
+        return stringify_signature(own.replace(parameters=list(own.parameters.values())[1:]), False, False), result
+    return None
+
+
+# ---- addresses, MathJax ----------------------------------------------------------------------------------------------
 
 
 def derive_addresses(app: Any, config: Any) -> None:
@@ -42,7 +216,14 @@ def copy_mathjax(app: Any, exception: Exception | None) -> None:
 
 
 def setup(app: Any) -> dict[str, Any]:
+    _MockObject.__or__ = either  # type: ignore[attr-defined]
+    _MockObject.__ror__ = lambda mocked, other: either(other, mocked)  # type: ignore[attr-defined]
     app.config.mathjax_path = "mathjax/tex-chtml.js"
+    app.add_role("chapter", Chapter())
+    app.add_role("shown", Shown())
+    app.add_directive("chapters", Chapters)
+    app.add_directive("landing", Landing)
+    app.connect("autodoc-process-signature", signature)
     app.connect("config-inited", derive_addresses, priority=100)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
