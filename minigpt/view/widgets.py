@@ -62,7 +62,7 @@ def sampler(
                 written += tokenizer.decode(symbol)
                 if time.perf_counter() - shown > REFRESH:
                     page.value, shown = _page(text.value, written), time.perf_counter()
-                if stop.is_set():
+                if stop.is_set() or not threading.main_thread().is_alive():  # or the kernel is shutting down
                     break
             page.value = _page(text.value, written)
         except Exception as error:  # in a thread nobody else would say it
@@ -80,7 +80,7 @@ def sampler(
         button.description, button.button_style = "Stop", "warning"
         # A thread, because a kernel that is busy here could not hear the button. It needs the context of this message.
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(write, copy.deepcopy(model)), daemon=True).start()
+        threading.Thread(target=context.run, args=(write, copy.deepcopy(model))).start()
 
     button.on_click(click)
     return widgets.VBox([text, heat, top_k, top_p, widgets.HBox([seed, count]), button, line, page])
