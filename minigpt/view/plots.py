@@ -90,7 +90,7 @@ def heatmap(
         if numbers or (numbers is None and matrix.shape[1] <= 10):
             low, high = ax.images[0].get_clim()
             for (i, j), value in np.ndenumerate(matrix):
-                dark = value > low + 0.6 * (high - low)
+                dark = value > low + 0.715 * (high - low)  # where white is easier to read than black
                 text = "" if np.isneginf(value) else f"{value:.2f}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     return ax
