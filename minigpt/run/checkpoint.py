@@ -95,7 +95,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         model.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
     except KeyError as error:
         raise CheckpointError(f"{file} holds no model this version knows ({error}): update minigpt") from None
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{file} does not fit its own config ({reason}): train the model again") from None
     return model.to(device).eval()

@@ -27,8 +27,8 @@ PRESETS = {
     "gpt-laptop": Preset(
         "a small GPT, chapter 7: under two minutes on two CPU cores",
         "GPT",
-        {"block_size": 128, "n_embd": 128, "n_head": 4, "n_layer": 4, "dropout": 0.0},
-        TrainConfig(steps=1000, batch_size=16, learning_rate=3e-3),
+        {"block_size": 64, "n_embd": 128, "n_head": 4, "n_layer": 4, "dropout": 0.0},
+        TrainConfig(steps=2000, batch_size=12, learning_rate=3e-3),
     ),
     "gpt": Preset(
         "the full GPT, 10.8 million parameters: minutes on a GPU, many hours on a CPU",

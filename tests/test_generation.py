@@ -1,0 +1,229 @@
+"""Chapter 9: sampling, with and without the cache, up to the end of the context and past it."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt import BigramLanguageModel, generate, next_probabilities, stream
+from minigpt.generation import KVCache, LayerCache
+from minigpt.gpt import GPT
+
+# ── the cache ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def assert_cache_changes_nothing(model):
+    """Symbols and logits, from prompts shorter and longer than the context, to well past its end."""
+    for T, n in [(1, 40), (5, 11), (5, 12), (16, 3), (23, 20)]:
+        idx = torch.randint(11, (2, T))
+        with_cache, without = ([], [])
+        for seen, cache in ((with_cache, True), (without, False)):
+            hook = model.register_forward_hook(lambda module, args, logits, seen=seen: seen.append(logits[:, -1]))
+            generator = torch.Generator().manual_seed(T)
+            seen.append(generate(model, idx, n, generator=generator, cache=cache))
+            hook.remove()
+        assert torch.equal(with_cache.pop(), without.pop())
+        torch.testing.assert_close(torch.stack(with_cache), torch.stack(without), atol=1e-4, rtol=1e-4)
+
+
+def test_the_cache_changes_nothing(small_gpt):
+    assert_cache_changes_nothing(small_gpt)
+
+
+def test_greedy_text_is_the_same_past_the_end_of_the_context(small_gpt):
+    idx = torch.randint(11, (3, 4))
+    assert torch.equal(generate(small_gpt, idx, 60, temperature=0), generate(small_gpt, idx, 60, 0, cache=False))
+
+
+def position_off_by_one(monkeypatch):
+    monkeypatch.setattr(KVCache, "length", property(lambda self: max(0, self.layers[0].length - 1)))
+
+
+def forgets_the_first_symbol(monkeypatch):
+    append = LayerCache.append
+    monkeypatch.setattr(LayerCache, "append", lambda self, k, v: tuple(x[:, :, 1:] for x in append(self, k, v)))
+
+
+def overwrites_the_last_symbol(monkeypatch):
+    def append(self, k, v):
+        start = max(0, self.length - 1)
+        self.length = start + k.size(2)
+        self.k[:, :, start : self.length], self.v[:, :, start : self.length] = k, v
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+
+    monkeypatch.setattr(LayerCache, "append", append)
+
+
+def keeps_keys_for_values(monkeypatch):
+    append = LayerCache.append
+    monkeypatch.setattr(LayerCache, "append", lambda self, k, v: append(self, k, k))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [position_off_by_one, forgets_the_first_symbol, overwrites_the_last_symbol, keeps_keys_for_values],
+    ids=lambda plant: plant.__name__,
+)
+def test_planted_in_the_cache(plant, small_gpt, monkeypatch):
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+        assert_cache_changes_nothing(small_gpt)
+
+
+def test_with_the_cache_a_step_computes_one_position(small_gpt):
+    lengths = []
+    small_gpt.register_forward_hook(lambda module, args, logits: lengths.append(args[0].size(1)))
+    generate(small_gpt, torch.zeros(1, 6, dtype=torch.long), 14)
+    assert lengths == [6] + [1] * 10 + [16] * 3  # the context is full: the whole window again, as documented
+
+
+# ── the model is left as it was found ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_and_the_mode_is_restored(small_gpt, training):
+    small_gpt.train(training)
+    idx = torch.zeros(1, 3, dtype=torch.long)
+    first = generate(small_gpt, idx, 10, temperature=0)
+    assert torch.equal(first, generate(small_gpt, idx, 10, temperature=0))
+    assert small_gpt.training is training
+
+
+def test_planted_dropout_at_generation_is_caught(small_gpt, monkeypatch):
+    monkeypatch.setattr(GPT, "eval", lambda self: self)
+    idx = torch.zeros(1, 3, dtype=torch.long)
+    samples = {tuple(generate(small_gpt, idx, 12, temperature=0)[0].tolist()) for _ in range(5)}
+    assert len(samples) > 1  # what the test above would see
+
+
+def test_gradients_are_off_inside_and_on_between_two_symbols(small_gpt):
+    symbols = stream(small_gpt, torch.zeros(1, 3, dtype=torch.long), 5)
+    assert not next(symbols).requires_grad
+    assert torch.is_grad_enabled()
+    small_gpt(generate(small_gpt, torch.zeros(1, 1, dtype=torch.long), 3)).sum().backward()  # usable in training
+    symbols.close()
+    assert small_gpt.training
+    assert torch.is_grad_enabled()
+
+
+def test_a_stream_yields_what_generate_returns(small_gpt):
+    idx = torch.randint(11, (2, 4))
+    whole = generate(small_gpt, idx, 30, 0.7, top_k=5, top_p=0.9, generator=torch.Generator().manual_seed(3))
+    parts = stream(small_gpt, idx, 30, 0.7, top_k=5, top_p=0.9, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.stack(list(parts), dim=1), whole[:, 4:])
+    assert torch.equal(whole[:, :4], idx)
+
+
+def test_a_stream_computes_only_what_is_asked_for(small_gpt):
+    calls = []
+    small_gpt.register_forward_hook(lambda *_: calls.append(1))
+    assert len(list(itertools.islice(stream(small_gpt, torch.zeros(1, 1, dtype=torch.long), 10**9), 4))) == 4
+    assert len(calls) == 4
+
+
+def test_a_model_without_a_cache_writes_too():
+    idx = torch.zeros(2, 3, dtype=torch.long)
+    assert generate(BigramLanguageModel(11), idx, 5).shape == (2, 8)
+
+
+# ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_to_add_gives_a_copy(small_gpt):
+    idx = torch.randint(11, (2, 4))
+    result = generate(small_gpt, idx, 0)
+    assert torch.equal(result, idx)
+    assert result is not idx
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"idx": torch.zeros(1, 0, dtype=torch.long)}, "the prompt is empty"),
+        ({"idx": torch.zeros(0, 3, dtype=torch.long)}, "the prompt is empty"),
+        ({"idx": torch.zeros(3, dtype=torch.long)}, r"shape \(3,\)"),
+        ({"idx": torch.zeros(1, 3)}, "float32"),
+        ({"idx": torch.full((1, 2), 11)}, "outside 0 to 10"),
+        ({"idx": torch.full((1, 2), -1)}, "outside 0 to 10"),
+        ({"n": -1}, "n is -1"),
+        ({"n": 2.0}, "n is 2.0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": 2.5}, "top_k is 2.5"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"top_p": float("nan")}, "top_p is nan"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_runs(small_gpt, settings, message):
+    idx = settings.pop("idx", torch.zeros(1, 2, dtype=torch.long))
+    n = settings.pop("n", 3)
+    with pytest.raises(ValueError, match=message):
+        generate(small_gpt, idx, n, **settings)
+    with pytest.raises(ValueError, match=message):
+        stream(small_gpt, idx, n, **settings)  # at the call, not at the first symbol
+    assert small_gpt.training
+
+
+def test_damaged_weights_are_named(small_gpt):
+    torch.nn.init.constant_(small_gpt.head.bias, float("nan"))
+    with pytest.raises(ValueError, match="logits are not finite"):
+        generate(small_gpt, torch.zeros(1, 1, dtype=torch.long), 1)
+    assert small_gpt.training
+
+
+# ── the filters ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+logit_rows = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=40).map(torch.tensor)
+
+
+@given(logit_rows, st.floats(0.05, 5), st.integers(1, 50), st.floats(0.01, 1))
+def test_filters_keep_the_most_probable_and_add_up_to_one(logits, temperature, top_k, top_p):
+    plain = next_probabilities(logits, temperature).double()
+    for settings in ({"top_k": top_k}, {"top_p": top_p}, {"top_k": top_k, "top_p": top_p}):
+        p = next_probabilities(logits, temperature, **settings).double()
+        kept = p > 0
+        assert p.sum().item() == pytest.approx(1, abs=1e-5)
+        assert kept.any()
+        if not kept.all():  # nothing that was dropped is more probable than anything kept
+            assert plain[~kept].max() <= plain[kept].min() + 1e-6
+        assert torch.allclose(p[kept], plain[kept] / plain[kept].sum(), atol=1e-5)  # the ratios stay
+    assert int((next_probabilities(logits, temperature, top_k=top_k) > 0).sum()) <= top_k
+
+
+@given(logit_rows, st.floats(0.01, 1))
+def test_top_p_keeps_the_fewest_symbols_that_reach_p(logits, top_p):
+    plain, kept = logits.double().softmax(-1), next_probabilities(logits.double(), top_p=top_p) > 0
+    assert plain[kept].sum() >= min(top_p, 1.0) - 1e-9
+    assert plain[kept].sum() - plain[kept].min() < top_p + 1e-9
+
+
+def test_temperature_divides_the_logits():
+    logits = torch.tensor([[2.0, 1.0, 0.0]])
+    torch.testing.assert_close(next_probabilities(logits, 0.5), (logits / 0.5).softmax(-1))
+    assert next_probabilities(logits, 0).tolist() == [[1.0, 0.0, 0.0]]
+    assert next_probabilities(logits, 1e-30).tolist() == [[1.0, 0.0, 0.0]]  # no overflow
+    assert next_probabilities(logits, top_k=1).tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_a_top_k_above_the_vocabulary_keeps_all():
+    logits = torch.randn(2, 11)
+    assert torch.equal(next_probabilities(logits, top_k=1000), next_probabilities(logits))
+
+
+def test_the_draw_follows_the_probabilities():
+    model = BigramLanguageModel(4)
+    idx = torch.zeros(40_000, 1, dtype=torch.long)
+    drawn = generate(model, idx, 1, generator=torch.Generator().manual_seed(0))[:, 1]
+    expected = model.table.weight[0].softmax(-1)
+    torch.testing.assert_close(drawn.bincount(minlength=4) / 40_000, expected.detach(), atol=0.01, rtol=0)
+
+
+def test_the_same_seed_writes_the_same(small_gpt):
+    idx = torch.zeros(1, 1, dtype=torch.long)
+    texts = [generate(small_gpt, idx, 30, generator=torch.Generator().manual_seed(seed)).tolist() for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]

@@ -1,0 +1,185 @@
+"""Runs that are killed, interrupted or diverge, and go on: in a process of their own, as they happen to people."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt import TrainConfig, split, train
+from minigpt.run import resume
+from minigpt.run.checkpoint import CheckpointError, load_facts, load_model, read_tensors, save_model
+from minigpt.run.resume import RUN_FILE, load_run, save_run
+
+SIZES = {"n-embd": 32, "n-head": 2, "n-layer": 2, "block-size": 32, "dropout": 0.2, "batch-size": 8}
+SMALL = ["--preset", "gpt-laptop", *(f"--{name}={value}" for name, value in SIZES.items())]
+
+
+@pytest.fixture
+def text_file(tmp_path, play):
+    file = tmp_path / "play.txt"
+    file.write_text(play)
+    return str(file)
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "minigpt", "train", *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
+    """Until the run in the folder has been saved at this step or later."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / RUN_FILE).exists() and load_run(folder).state.step >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} within two minutes, or the run ended: {process.poll()}")
+
+
+def everything(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """All tensors of a run (weights, optimizer, generators) and its history without the times."""
+    tensors, metadata = read_tensors(folder / RUN_FILE)
+    return tensors, re.sub(r'"seconds": (\[.*?\]|[0-9.e-]+)', "", metadata["run"])
+
+
+def test_a_run_killed_several_times_ends_with_the_same_bits(text_file, tmp_path):
+    settings = [*SMALL, "--data", text_file, "--steps", 120, "--eval-every", 40]
+    done = run(*settings, "--out", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    choose = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", time.time_ns()))
+    words = [*settings, "--out", tmp_path / "killed", "--save-every", 0]
+    for low, high in ((3, 30), (35, 65), (70, 100)):
+        process = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.DEVNULL)
+        wait_for_step(process, tmp_path / "killed", choose.randint(low, high))
+        time.sleep(choose.random() * 0.02)  # anywhere in a step, or in a write
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        words = ["--resume", tmp_path / "killed", "--data", text_file, "--save-every", 0]
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    whole, killed = everything(tmp_path / "whole"), everything(tmp_path / "killed")
+    assert whole[1] == killed[1]
+    assert whole[0].keys() == killed[0].keys()
+    different = [name for name in whole[0] if not torch.equal(whole[0][name], killed[0][name])]
+    assert different == []
+    assert {p.name for p in (tmp_path / "killed").iterdir()} >= {RUN_FILE, "model.safetensors", "history.json"}
+
+
+@pytest.mark.parametrize(
+    "forgotten", ["generator.batches", "generator.torch", "optimizer.0.exp_avg", "optimizer.0.step"]
+)
+def test_planted_each_forgotten_part_changes_the_bits(forgotten, text_file, tmp_path, monkeypatch):
+    """What the test above would see if a run forgot a part of its state: the rest of the run is another one."""
+    assert run(*SMALL, "--data", text_file, "--steps", 6, "--out", tmp_path / "run").returncode == 0
+    longer = TrainConfig(steps=8, batch_size=8, learning_rate=1e-2)
+
+    def went_on(read):
+        monkeypatch.setattr(resume, "read_tensors", read)
+        again = load_run(tmp_path / "run")
+        ids = split(again.tokenizer.encode(Path(text_file).read_text()))
+        train(again.model, *ids, longer, state=again.state, progress=False)
+        return again.model.head.weight
+
+    def forgetful(file):
+        tensors, metadata = read_tensors(file)
+        if forgotten.startswith("generator"):
+            tensors[forgotten] = torch.Generator().manual_seed(99).get_state()
+        else:
+            tensors[forgotten] = torch.zeros_like(tensors[forgotten]) + (1 if "step" in forgotten else 0)
+        return tensors, metadata
+
+    right, again, wrong = went_on(read_tensors), went_on(read_tensors), went_on(forgetful)
+    assert torch.equal(right, again)
+    assert not torch.equal(right, wrong)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(text_file, tmp_path):
+    folder = tmp_path / "run"
+    words = [*SMALL, "--data", text_file, "--steps", 100_000, "--out", folder, "--save-every", 0.2]
+    process = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for_step(process, folder, 2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    stopped = re.search(r"Stopped and saved at step (\d+)\. Go on with: python -m minigpt train --resume (\S+)", errors)
+    assert stopped, errors
+    assert load_run(folder).state.step == int(stopped[1])
+    assert load_facts(folder)["step"] == int(stopped[1])
+    assert stopped[2] == str(folder)
+    assert "Traceback" not in errors
+    load_model(folder)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_step(text_file, tmp_path):
+    folder = tmp_path / "run"
+    done = run(
+        *SMALL, "--data", text_file, "--steps", 50, "--learning-rate", "1e30", "--out", folder, "--save-every", 0
+    )
+    assert done.returncode == 1
+    assert "training diverged at step" in done.stderr
+    assert f"--resume {folder} --learning-rate" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = load_run(folder)
+    assert all(p.isfinite().all() for p in kept.model.parameters())
+
+
+def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
+    folder = tmp_path / "run"
+    assert run(*SMALL, "--data", text_file, "--steps", 3, "--out", folder).returncode == 0
+    done = run("--resume", folder, "--data", text_file)
+    assert "This run is finished (3 steps). To go on, add --steps" in done.stdout
+    done = run("--resume", folder, "--data", text_file, "--steps", 5)
+    assert done.returncode == 0, done.stderr
+    assert load_run(folder).state.step == 5
+    assert load_facts(folder)["step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "OTHER"], "was trained on another text: pass that one with --data"),
+        (["--data", "SAME", "--batch-size", "4"], "leave --batch-size out"),
+        (["--data", "SAME", "--out", "elsewhere"], "leave --out out"),
+    ],
+)
+def test_going_on_with_something_else_is_refused(words, message, text_file, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Quite another text. " * 50)
+    folder = tmp_path / "run"
+    assert run(*SMALL, "--data", text_file, "--steps", 1, "--out", folder).returncode == 0
+    done = run("--resume", folder, *({"OTHER": str(other), "SAME": text_file}.get(word, word) for word in words))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_run_is_named(tmp_path, small_gpt):
+    with pytest.raises(FileNotFoundError, match="there is no run to resume"):
+        load_run(tmp_path)
+    save_model(small_gpt, tmp_path / RUN_FILE)
+    with pytest.raises(CheckpointError, match="holds a model but no run"):
+        load_run(tmp_path)
+
+
+def test_saving_never_touches_the_run(text_file, tmp_path):
+    assert run(*SMALL, "--data", text_file, "--steps", 2, "--out", tmp_path / "run").returncode == 0
+    loaded = load_run(tmp_path / "run")
+    before = torch.get_rng_state(), loaded.state.generator.get_state()
+    save_run(loaded, tmp_path / "copy")
+    after = torch.get_rng_state(), loaded.state.generator.get_state()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert everything(tmp_path / "copy")[1] == everything(tmp_path / "run")[1]

@@ -1,0 +1,205 @@
+"""Chapter 10: the loop, what it measures, and what it does when things go wrong."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, TrainConfig, cross_entropy, evaluate, train
+from minigpt.training import History, estimate_loss, learning_rate, start
+
+QUICK = TrainConfig(steps=30, batch_size=8, learning_rate=3e-3, eval_every=10, eval_batches=4)
+
+
+@pytest.fixture
+def ids(play):
+    return CharTokenizer(play).encode(play)
+
+
+@pytest.fixture
+def model(ids):
+    return GPT(GPTConfig(int(ids.max()) + 1, block_size=16, n_embd=16, n_head=2, n_layer=1, dropout=0.0))
+
+
+# ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_training_lowers_the_loss_and_keeps_a_history(model, ids):
+    before = evaluate(model, ids)
+    history = train(model, ids, ids, QUICK, progress=False)
+    assert history.steps == [0, 10, 20, 30]
+    assert len(history.train_losses) == len(history.val_losses) == len(history.seconds) == 4
+    assert history.train_losses == history.val_losses  # the same text, the same batches
+    assert history.seconds[0] == 0
+    assert history.seconds == sorted(history.seconds)
+    assert history.val_losses[0] == pytest.approx(before, abs=0.1)
+    assert evaluate(model, ids) < before - 0.3
+    assert "4 points to step 30" in repr(history)
+    assert repr(History()) == "History(nothing measured yet)"
+
+
+def test_the_same_seed_gives_the_same_weights(ids):
+    def trained(seed):
+        torch.manual_seed(0)
+        model = BigramLanguageModel(int(ids.max()) + 1)
+        train(model, ids, ids, replace(QUICK, seed=seed), progress=False)
+        return model.table.weight
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 100])
+def test_rows_computed_a_few_at_a_time_give_the_same_gradient(model, ids, rows):
+    whole = GPT(model.config)
+    whole.load_state_dict(model.state_dict())
+    train(whole, ids, ids, replace(QUICK, steps=3), progress=False)
+    train(model, ids, ids, replace(QUICK, steps=3, micro_batch_size=rows), progress=False)
+    for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_decay_falls_on_matrices_only(model):
+    decayed, spared = start(model, replace(QUICK, weight_decay=0.3)).optimizer.param_groups
+    assert decayed["weight_decay"] == 0.3
+    assert spared["weight_decay"] == 0
+    assert all(p.dim() == 2 for p in decayed["params"])
+    assert all(p.dim() == 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+def test_the_rate_rises_then_falls():
+    config = TrainConfig(steps=1000, warmup_steps=100, learning_rate=1.0, final_rate=0.1)
+    rates = [learning_rate(step, config) for step in range(1001)]
+    assert rates[0] == pytest.approx(1 / 101)
+    assert max(rates) == rates[100] == 1.0
+    assert rates[1000] == pytest.approx(0.1)
+    assert rates[:101] == sorted(rates[:101])
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+    short = replace(config, steps=20)
+    assert learning_rate(2, short) == 1.0  # a tenth of a short run, not a hundred steps
+
+
+def test_the_gradient_is_clipped(ids):
+    def step_of(grad_clip):
+        torch.manual_seed(0)
+        model = BigramLanguageModel(int(ids.max()) + 1)
+        norms = []
+        train(
+            model, ids, ids, replace(QUICK, steps=1, grad_clip=grad_clip), progress=False,
+            after_step=lambda state: norms.append(model.table.weight.grad.norm().item()),
+        )  # fmt: skip
+        return norms[0]
+
+    assert step_of(math.inf) > 0.1
+    assert step_of(0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bfloat16_computes_in_16_bits_and_keeps_weights_in_32(model, ids):
+    seen = []
+    model.head.register_forward_hook(lambda module, args, out: seen.append((model.training, out.dtype)))
+    train(model, ids, ids, replace(QUICK, steps=2, precision="bfloat16"), progress=False)
+    assert {dtype for training, dtype in seen if training} == {torch.bfloat16}
+    assert {dtype for training, dtype in seen if not training} == {torch.float32}
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_run_stopped_in_memory_goes_on_where_it_was(ids):
+    def fresh():
+        torch.manual_seed(5)
+        return GPT(GPTConfig(int(ids.max()) + 1, block_size=16, n_embd=16, n_head=2, n_layer=1, dropout=0.2))
+
+    whole = fresh()
+    history = train(whole, ids, ids, QUICK, progress=False)
+    model, calls = fresh(), []
+    state = start(model, QUICK)
+
+    def stop_at_12(state):
+        calls.append(state.step)
+        if state.step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, ids, ids, QUICK, state=state, after_step=stop_at_12, progress=False)
+    again = train(model, ids, ids, QUICK, state=state, after_step=stop_at_12, progress=False)
+    assert calls == list(range(1, 31))
+    assert again.steps == history.steps
+    assert again.val_losses == history.val_losses
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_touched(model, ids):
+    kept = []
+
+    def plant(state):
+        if state.step == 4:
+            with torch.no_grad():
+                model.head.bias.fill_(float("nan"))
+            kept.append([p.clone() for p in model.parameters()])
+
+    with pytest.raises(FloatingPointError, match=r"diverged at step 4: the loss is nan.*learning_rate below 0\.003"):
+        train(model, ids, ids, QUICK, after_step=plant, progress=False)
+    assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(model.parameters(), kept[0], strict=True))
+
+
+def test_the_mode_is_training_after_measuring(model, ids):
+    modes = []
+    train(
+        model, ids, ids, replace(QUICK, eval_every=1), after_step=lambda s: modes.append(model.training), progress=False
+    )
+    assert modes == [True] * 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": -1}, "steps is -1: it must be a whole number of at least 0"),
+        ({"steps": 1.5}, "steps is 1.5"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001: it must be a number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"final_rate": 2}, "final_rate is 2: it must be a number from 0 to 1"),
+        ({"precision": "float16"}, "precision is 'float16': it must be 'float32' or 'bfloat16'"),
+    ],
+)
+def test_nonsense_is_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
+
+
+# ── what is measured ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 9, 10, 17, 50])
+@pytest.mark.parametrize("symbols_at_once", [1, 16, 10_000])
+def test_evaluate_predicts_every_symbol_once(n, symbols_at_once):
+    model, ids = BigramLanguageModel(7, block_size=8), torch.randint(7, (n,))
+    log_probabilities = model.table.weight.log_softmax(-1)[ids[:-1], ids[1:]]
+    assert evaluate(model, ids, symbols_at_once) == pytest.approx(-log_probabilities.mean().item(), rel=1e-5)
+
+
+def test_evaluate_starts_each_window_afresh(model, ids):
+    ids = ids[:41]
+    model.eval()
+    windows = [(0, 16), (16, 32), (32, 40)]
+    losses = [cross_entropy(model(ids[a:b][None]), ids[a + 1 : b + 1][None]) * (b - a) for a, b in windows]
+    expected = sum(losses) / 40
+    assert evaluate(model, ids) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_evaluating_leaves_the_mode_and_the_generators_alone(model, ids):
+    model.train()
+    before = torch.get_rng_state()
+    evaluate(model, ids)
+    assert estimate_loss(model, ids, 4, 3) == estimate_loss(model, ids, 4, 3)
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_there_must_be_something_to_predict(model):
+    with pytest.raises(ValueError, match="1 ids: evaluating needs at least 2"):
+        evaluate(model, torch.zeros(1, dtype=torch.long))
+    with pytest.raises(ValueError, match="needs at least 17"):
+        train(model, torch.zeros(10, dtype=torch.long), torch.zeros(50, dtype=torch.long), QUICK, progress=False)
