@@ -1,0 +1,250 @@
+"""The command line, by hand: what people type, right and wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from minigpt import GPT, CharTokenizer, GPTConfig, evaluate, get_batch, load_model, load_text, split
+from minigpt.run import cli, processes
+from minigpt.run.cli import main, parameters_by_piece
+from minigpt.run.presets import PRESETS
+from minigpt.run.processes import Processes
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory, play):
+    file = tmp_path_factory.mktemp("text") / "play.txt"
+    file.write_text(play)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text_file):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    words = ["train", "--preset", "gpt-laptop", "--data", text_file, "--out", str(folder), "--steps", "5"]
+    assert main([*words, "--n-embd", "16", "--n-layer", "1", "--block-size", "16", "--eval-every", "2"]) == 0
+    return folder
+
+
+def complaint(capsys, *words: object) -> str:
+    """What is said on stderr when the words are refused with exit status 2: one line, no traceback."""
+    assert main([str(word) for word in words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("minigpt: ")
+    assert "\n" not in error
+    return error
+
+
+def test_a_run_leaves_a_model_and_a_record(trained, capsys):
+    model = load_model(trained)
+    assert model.config.n_embd == 16
+    record = json.loads((trained / "history.json").read_text())
+    assert record["history"]["steps"] == [0, 2, 4, 5]
+    assert record["preset"] == "gpt-laptop"
+    assert record["val_loss"] < record["history"]["val_losses"][0]
+    assert record["train_config"]["steps"] == 5
+
+
+def test_the_loss_printed_is_that_of_the_whole_split(text_file, tmp_path, capsys):
+    assert main(["train", "--preset", "bigram", "--data", text_file, "--steps", "3", "--out", str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "900 parameters on cpu" in out or re.search(r"bigram: [\d,]+ parameters on", out)
+    printed = float(re.search(r"validation loss ([\d.]+) nats", out)[1])
+    text = load_text(text_file)
+    val_ids = split(CharTokenizer(text).encode(text))[1]
+    assert printed == pytest.approx(evaluate(load_model(tmp_path / "b"), val_ids), abs=1e-4)
+
+
+def test_sampling_streams_the_prompt_and_what_follows(trained, capsys):
+    def sample(*words):
+        assert main(["sample", str(trained), "--prompt", "BEN:\n", "-n", "40", *words]) == 0
+        return capsys.readouterr().out
+
+    text = sample("--seed", "3")
+    assert text.startswith("BEN:\n")
+    assert len(text) == 5 + 40 + 1
+    assert text == sample("--seed", "3")
+    assert text != sample("--seed", "4")
+    assert sample("--temperature", "0") == sample("--temperature", "0")
+    assert sample("--top-k", "1", "--seed", "1") == sample("--top-k", "1", "--seed", "2")
+    assert sample("--top-p", "0.5", "--seed", "3")
+
+
+def test_info_adds_up(trained, capsys):
+    assert main(["info", str(trained)]) == 0
+    out = capsys.readouterr().out
+    assert "GPTConfig(vocab_size=" in out
+    counts = [int(n.replace(",", "")) for n in re.findall(r"^  \S.*\s([\d,]+)$", out, re.M)]
+    assert sum(counts[:-1]) == counts[-1] == sum(p.numel() for p in load_model(trained).parameters())
+    assert "blocks x 1: attention" in out
+    assert dict(parameters_by_piece(load_model(trained)))["blocks x 1: attention"] == 16 * 48 + 16 * 16 + 16
+
+
+def test_presets_have_the_numbers_of_the_book(capsys):
+    assert main(["presets"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in PRESETS)
+    bigram, full, laptop = PRESETS["bigram"], PRESETS["gpt"], PRESETS["gpt-laptop"]
+    assert (bigram.config.batch_size, bigram.sizes["block_size"]) == (32, 8)
+    assert (bigram.config.learning_rate, bigram.config.steps) == (1e-2, 3000)
+    assert full.sizes == {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "dropout": 0.2}
+    assert (full.config.batch_size, full.config.learning_rate, full.config.steps) == (64, 3e-4, 5000)
+    assert [laptop.sizes[name] for name in ("n_layer", "n_head", "n_embd")] == [4, 4, 128]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["sample", "--help"], ["info", "--help"]])
+def test_help_has_an_example(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert "python -m minigpt" in out
+    assert words == ["--help"] or "example: python -m minigpt" in out
+
+
+# ── bad input ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "BEN: 7"], "the symbol '7' at position 5 (line 1) is not in the vocabulary"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--temperature", "-1"], "temperature is -1.0"),
+        (["--temperature", "nan"], "temperature is nan"),
+        (["--top-k", "0"], "top_k is 0"),
+        (["--top-p", "2"], "top_p is 2.0"),
+        (["-n", "-3"], "n is -3"),
+        (["--device", "warp"], "device is 'warp'"),
+    ],
+)
+def test_a_bad_sample_is_refused(words, message, trained, capsys):
+    assert message in complaint(capsys, "sample", trained, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "bigram", "--n-layer", "2"], "the preset bigram has no n_layer: leave --n-layer out"),
+        (["--preset", "gpt", "--n-head", "5"], "n_embd is 384: it must be divisible by n_head, which is 5"),
+        (["--preset", "gpt", "--learning-rate", "nan"], "learning_rate is nan"),
+        (["--preset", "gpt", "--precision", "float8"], "--precision is 'float8'"),
+        (["--preset", "bigram", "--block-size", "100000"], "needs at least 100001"),
+        (["--preset", "bigram", "--save-every", "-1"], "--save-every is -1.0"),
+        (["--resume", "nowhere"], "there is no run to resume in nowhere"),
+    ],
+)
+def test_bad_training_is_refused(words, message, text_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in complaint(capsys, "train", "--data", text_file, *words)
+
+
+def test_a_missing_text_or_model_is_named(tmp_path, capsys):
+    assert "there is no text at" in complaint(capsys, "train", "--preset", "bigram", "--data", tmp_path / "no.txt")
+    assert "there is no model at" in complaint(capsys, "sample", tmp_path)
+    (tmp_path / "x.safetensors").write_bytes(b"\x89PNG" + bytes(50))
+    assert "is not a safetensors file" in complaint(capsys, "info", tmp_path / "x.safetensors")
+
+
+def test_a_run_is_never_written_over(trained, text_file, tmp_path, capsys, monkeypatch):
+    words = ["train", "--preset", "bigram", "--data", text_file]
+    assert f"{trained} already holds a run: go on with --resume" in complaint(capsys, *words, "--out", trained)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main([*words, "--steps", "1"]) == 0
+    assert sorted(f.name for f in (tmp_path / "runs").iterdir()) == ["bigram", "bigram-2"]
+
+
+def test_an_unknown_preset_lists_those_there_are(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--preset", "gpt9"])
+    assert stopped.value.code == 2
+    assert "gpt-laptop" in capsys.readouterr().err
+
+
+def test_a_reader_who_leaves_early_is_no_error(trained):
+    command = f"{sys.executable} -m minigpt sample {trained} -n 3000 | head -c 20"
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert len(done.stdout) == 20
+
+
+def test_the_first_symbols_come_before_the_last_is_computed(trained):
+    """It streams: something is there to read long before 200,000 symbols can be."""
+    words = [sys.executable, "-m", "minigpt", "sample", str(trained), "-n", "200000"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert len(process.stdout.read(30)) == 30
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# ── several processes ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_two_processes_get_the_losses_of_one(text_file, tmp_path):
+    sizes = ["--n-embd=16", "--n-layer=1", "--block-size=16", "--steps=12", "--eval-every=4", "--micro-batch-size=3"]
+    words = ["-m", "minigpt", "train", "--preset=gpt-laptop", "--data", text_file, "--device=cpu", *sizes]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    records = {}
+    for name, start in {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    }.items():
+        done = subprocess.run(
+            [*start, *words, "--out", tmp_path / name], env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("validation loss") == 1  # one process speaks
+        records[name] = json.loads((tmp_path / name / "history.json").read_text())
+    one, two = records["one"], records["two"]
+    assert one["history"]["steps"] == two["history"]["steps"] == [0, 4, 8, 12]
+    assert two["history"]["val_losses"] == pytest.approx(one["history"]["val_losses"], abs=1e-4)
+    assert two["history"]["train_losses"] == pytest.approx(one["history"]["train_losses"], abs=1e-4)
+    assert two["val_loss"] == pytest.approx(one["val_loss"], abs=1e-4)
+    assert one["history"]["val_losses"][-1] < one["history"]["val_losses"][0] - 0.1
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(text_file, tmp_path, monkeypatch, capsys):
+    class Two:
+        def __enter__(self):
+            return Processes(0, 2, 0)
+
+        def __exit__(self, *error):
+            return None
+
+    monkeypatch.setattr(cli, "processes", lambda device: Two())
+    words = ["train", "--preset", "bigram", "--data", text_file, "--batch-size", "7", "--out", tmp_path / "x"]
+    assert "batch_size 7 cannot be shared by 2 processes evenly" in complaint(capsys, *words)
+
+
+def test_each_process_takes_its_own_rows():
+    ids = torch.arange(100)
+    whole = get_batch(ids, 6, 4, torch.Generator().manual_seed(1))[0]
+    shares = [Processes(r, 2, r).sample(ids, 6, 4, torch.Generator().manual_seed(1))[0] for r in (0, 1)]
+    assert sorted(torch.cat(shares).tolist()) == sorted(whole.tolist())
+
+
+def test_the_precision_is_measured_and_nothing_changes():
+    model = GPT(GPTConfig(block_size=8, n_embd=16, n_head=2, n_layer=1))
+    before, rng = [p.clone() for p in model.parameters()], torch.get_rng_state()
+    assert processes.faster_precision(model, 2) in ("float32", "bfloat16")
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("times", "choice"), [((1.0, 0.5), "bfloat16"), ((1.0, 0.95), "float32"), ((1, 2), "float32")])
+def test_sixteen_bits_are_taken_where_they_gain_a_tenth(times, choice, monkeypatch):
+    seconds = dict(zip((torch.float32, torch.bfloat16), times, strict=True))
+    monkeypatch.setattr(processes, "_seconds", lambda work, dtype, device: seconds[dtype])
+    model = GPT(GPTConfig(block_size=8, n_embd=16, n_head=2, n_layer=1))
+    assert processes.faster_precision(model, 2) == choice
