@@ -197,8 +197,9 @@ def test_attention_map_has_the_text_on_both_axes() -> None:
     assert labels(ax, "x") == labels(ax, "y") == ["a", "b", "␣", "⏎"]
     assert "query" in ax.get_ylabel()
     assert "key" in ax.get_xlabel()
-    assert ax.images[0].get_clim() == (0, 1), "maps of two heads can be compared"
     assert ax.get_title(loc="left") == "Where it looks"
+    for part in (weights, weights / 2):
+        assert attention_map(part, "ab \n").images[0].get_clim() == (0, 1), "maps of two heads can be compared"
 
 
 def test_attention_map_takes_one_head_and_its_own_text() -> None:
@@ -210,6 +211,7 @@ def test_attention_map_takes_one_head_and_its_own_text() -> None:
 
 def test_attention_grid_puts_each_head_in_its_place() -> None:
     weights = torch.stack([torch.stack([head(4, 10 * layer + h) for h in range(3)]) for layer in range(2)])
+    weights[1, 2, 0, 0] = 0.9  # no weight of 1 in this one, and the same scale
     drawn = attention_grid(weights, "a b\n", "The title")
     assert len(drawn.axes) == 6
     for number, ax in enumerate(drawn.axes):

@@ -185,10 +185,14 @@ def test_the_text_streams_and_the_button_stops(model: GPT, monkeypatch: pytest.M
             assert time.monotonic() < end, f"symbol {length - 1} did not appear while the next one was pending"
             time.sleep(0.002)
         assert len(text_of(widget)) == length
+        assert slow.training, "what writes is a copy: another cell may be training the model"
     button.click()
     Slow.permits.release()
     wait(button)
     assert len(text_of(widget)) == 5
+    control(widget, "Symbols").value = 3
+    Slow.permits.release(3)
+    assert len(write(widget)) == 4, "after a stop it can write again"
 
 
 def test_the_model_itself_is_left_alone(model: GPT) -> None:
