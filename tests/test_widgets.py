@@ -146,6 +146,9 @@ def test_markup_in_the_text_is_shown_and_not_obeyed(model: GPT) -> None:
     control(widget, "Prompt").value = "<b>&"
     assert write(widget).startswith("<b>&")
     assert "&lt;b&gt;&amp;" in shown(widget)
+    model.head.bias.data[TOKENIZER.symbols.index("<")] = 100.0
+    assert write(widget) == "<b>&<"
+    assert "&lt;b&gt;&amp;</b>&lt;</pre>" in shown(widget)
 
 
 def test_any_model_of_the_book_can_write() -> None:

@@ -29,8 +29,8 @@ def _mistake(difference: int, config: GPTConfig) -> str:
     block = 12 * n * n + 10 * n
     known = {
         3 * n * L: "the queries, keys and values have no bias in this model",
-        -n * L: "each block has one bias of n_embd more: of the projection after the heads, or of the MLP's second layer",
-        -2 * n * L: "each LayerNorm has two vectors, a scale and a shift (or two biases of n_embd are missing in each block)",
+        -n * L: "each block has one bias of n_embd more: after the heads, or in the MLP's second layer",
+        -2 * n * L: "each LayerNorm has two vectors, a scale and a shift: 2 n_embd",
         -4 * n * L: "4 n_embd are missing in each block: two LayerNorms of 2 n_embd, or the bias inside the MLP",
         -(n * n + n) * L: "the projection after the heads is missing in each block",
         -n * n * L: "one square matrix is missing in each block: the projection after the heads",
@@ -66,13 +66,9 @@ def check_next(step: Callable[[nn.Module, Tensor], Tensor]) -> None:
             return
         _check_shape(given, idx)
         assert model.training, "the model was in train mode and is not any more: leave it as you found it"
-        assert torch.equal(given, step(model, idx)), (
-            "asked twice, it answers differently: dropout is still on, model.eval()"
-        )
+        assert torch.equal(given, step(model, idx)), "two calls, two answers: dropout is still on, model.eval()"
         _check_values(given, idx, model)
-        assert not given.requires_grad, (
-            "the answer carries gradients: every step would keep its whole history in memory"
-        )
+        assert not given.requires_grad, "the answer carries gradients: each step would keep all its work in memory"
         model.eval()
         step(model, idx)
         assert not model.training, "the model was in eval mode and is not any more: leave it as you found it"
@@ -110,9 +106,7 @@ def _check_values(given: Tensor, idx: Tensor, model: GPT) -> None:
         "you keep the first block_size symbols: the next one follows the last ones, idx[:, -block_size:]"
     )
     assert torch.allclose(given.sum(-1), torch.ones(len(given)), atol=1e-4), "the rows do not add up to 1"
-    raise AssertionError(
-        "the probabilities are not those of the model: which symbols does it see, which position answers?"
-    )
+    raise AssertionError("these are not the probabilities of the model: which symbols does it see?")
 
 
 def check_tied(build: Callable[[GPTConfig], GPT]) -> None:
@@ -124,10 +118,8 @@ def check_tied(build: Callable[[GPTConfig], GPT]) -> None:
         assert isinstance(model, GPT), f"the answer is a {type(model).__name__}: it must be a GPT"
         assert model.config == config, f"the model has the sizes {model.config}, asked for were {config}"
         matrix, symbols, positions = model.head.weight, model.token_embedding.weight, model.position_embedding.weight
+        assert symbols is not positions, "the two tables are one now: only the head and the table of symbols should be"
         assert matrix is not positions, "the head is tied to the table of positions: it must be that of the symbols"
-        assert symbols is not positions, (
-            "the two tables are one now: only the head and the table of symbols belong together"
-        )
         if matrix is not symbols:
             copied = matrix.shape == symbols.shape and torch.equal(matrix, symbols)
             shared = matrix.data_ptr() == symbols.data_ptr()

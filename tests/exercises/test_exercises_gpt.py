@@ -113,7 +113,7 @@ NEXTS: list[tuple[str, Callable[[nn.Module, Tensor], Any]]] = [
     ("9 symbols do not fit", lambda model, idx: answer(model, idx, crop=lambda idx: idx).softmax(-1)),
     ("keep the first block_size", lambda model, idx: answer(model, idx, crop=lambda idx: idx[:, :6]).softmax(-1)),
     ("the rows do not add up to 1", lambda model, idx: answer(model, idx).sigmoid()),
-    ("not those of the model", lambda model, idx: (2 * answer(model, idx)).softmax(-1)),
+    ("not the probabilities of the model", lambda model, idx: (2 * answer(model, idx)).softmax(-1)),
     (r"must be \(B, vocab_size\), here \(3, 10\)", lambda model, idx: right_next(model, idx)[:, 0]),
     ("the answer is a list", lambda model, idx: right_next(model, idx).tolist()),
     ("ends with an error: shape", lambda model, idx: right_next(model, idx).view(7)),
@@ -159,7 +159,7 @@ TIED: list[tuple[str, Callable[[GPTConfig], Any]]] = [
     ("tied to the table of positions", changed(lambda m: setattr(m.head, "weight", m.position_embedding.weight))),
     ("two tables are one", changed(lambda m: setattr(m, "position_embedding", m.token_embedding), tied)),
     ("lost its bias", changed(lambda m: setattr(m.head, "bias", None), tied)),
-    ("the answer is a Tensor", lambda config: tied(config).head.weight),
+    ("the answer is a Parameter", lambda config: tied(config).head.weight),
     ("the model has the sizes", lambda config: tied(replace(config, n_layer=config.n_layer + 1))),
     ("parameters are saved: it should be", changed(lambda m: setattr(m, "norm", nn.Identity()), tied)),
 ]
