@@ -18,6 +18,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -116,14 +117,8 @@ class Chapters(SphinxDirective):
 # ---- the front page --------------------------------------------------------------------------------------------------
 
 
-def shade(weight: int) -> str:
-    """The colour of a weight of 0 to 255 in the still picture."""
-    part = weight / 255
-    return "#" + "".join(f"{round(255 + (end - 255) * part**0.6):02x}" for end in (0x12, 0x3F, 0x8C))
-
-
 def shown_symbol(symbol: str) -> str:
-    return {"\n": "↵", " ": "␣"}.get(symbol, symbol)
+    return "⏎" if symbol == "\n" else symbol
 
 
 class Landing(SphinxDirective):
@@ -140,13 +135,14 @@ class Landing(SphinxDirective):
         return [nodes.raw("", make(data), format="html")]
 
     def model(self, data: dict[str, Any]) -> str:
-        symbols = "".join(f"<span>{html.escape(shown_symbol(s))}</span>" for s in data["line"])
+        ends = {"\n": " data-end"}
+        symbols = "".join(f"<span{ends.get(s, '')}>{html.escape(shown_symbol(s))}</span>" for s in data["line"])
         payload = json.dumps(data["reading"], separators=(",", ":")).replace("<", "\\u003c")
         return (
             '<figure class="reader" data-reader>'
             f'<div class="reader-line" role="img" aria-label="{html.escape(data["alt"])}">{symbols}</div>'
             '<div class="reader-controls"></div>'
-            '<ol class="reader-next" aria-label="What the model expects next"></ol>'
+            '<ol class="reader-next" aria-label="What the model expects next"></ol>'  # filled by reader.js
             f"<figcaption>{html.escape(data['caption'])}</figcaption>"
             f'<script type="application/json">{payload}</script></figure>'
         )
@@ -196,6 +192,15 @@ def derive_addresses(app: Any, config: Any) -> None:
     url = config.html_theme_options["repository_url"]
     config.html_baseurl = config.html_baseurl or pages_url(url)
     config.ogp_site_url = config.ogp_site_url or config.html_baseurl
+    config.html_context["site_path"] = urlsplit(config.html_baseurl).path
+
+
+def finish_page(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """The front page's script on the front page only; list items where docutils writes a role that ARIA dropped."""
+    if "body" in context:
+        context["body"] = context["body"].replace(' role="doc-biblioentry"', ' role="listitem"')
+    if pagename == app.config.root_doc:
+        app.add_js_file("reader.js", loading_method="defer")
 
 
 def copy_mathjax(app: Any, exception: Exception | None) -> None:
@@ -225,5 +230,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("landing", Landing)
     app.connect("autodoc-process-signature", signature)
     app.connect("config-inited", derive_addresses, priority=100)
+    app.connect("html-page-context", finish_page)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
