@@ -1,0 +1,193 @@
+"""Every page of the built site, opened in a real browser."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import ROOT, SITE, pages
+
+sys.path.insert(0, str(ROOT / "book" / "tools"))
+import repository
+
+pytestmark = pytest.mark.browser
+
+MAX_WEIGHT = 1_500_000
+each_page = pytest.mark.parametrize("name", pages())
+each_notebook = pytest.mark.parametrize("name", [page for page in pages() if page.startswith("notebooks/")])
+
+
+class Watch:
+    """What a page asks for and complains about."""
+
+    def __init__(self, page: Any, origin: str) -> None:
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        self.failed: list[str] = []
+        self.weight: dict[str, int] = {}
+        self.origin = origin
+        page.on("request", self.asked)
+        page.on("response", self.answered)
+        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("requestfailed", lambda request: self.failed.append(request.url))
+
+    def asked(self, request: Any) -> None:
+        if not request.url.startswith((self.origin, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def answered(self, response: Any) -> None:
+        if response.status >= 400:
+            self.failed.append(f"{response.status} {response.url}")
+        elif response.url.startswith(self.origin + "/"):
+            self.weight[response.url] = (SITE / response.url[len(self.origin) + 1 :].split("?")[0]).stat().st_size
+
+
+def settle(page: Any) -> None:
+    """Wait until mathematics is typeset."""
+    page.wait_for_load_state("load")
+    page.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+
+
+@each_page
+def test_opens_without_a_complaint(page: Any, site: str, name: str) -> None:
+    """No error on the console, nothing asked for outside, every picture there, mathematics typeset, not too heavy."""
+    watch = Watch(page, site)
+    page.goto(f"{site}/{name}")
+    settle(page)
+    page.wait_for_load_state("networkidle")
+    assert watch.errors == []
+    assert watch.outside == []
+    assert watch.failed == []
+    broken = page.evaluate("() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+    assert broken == []
+    assert page.locator("mjx-container").count() >= page.locator(".math.notranslate").count()
+    assert page.evaluate("() => document.querySelectorAll('mjx-merror').length") == 0
+    weight = sum(size for url, size in watch.weight.items() if "/mathjax/" not in url)
+    assert weight <= MAX_WEIGHT, sorted(watch.weight.items(), key=lambda item: -item[1])[:5]
+
+
+@each_page
+def test_opens_from_a_folder(page: Any, site: str, name: str) -> None:
+    """Over file:// too: no server, no network, no error."""
+    watch = Watch(page, "file:///")
+    page.goto((SITE / name).as_uri())
+    settle(page)
+    assert watch.errors == []
+    assert watch.outside == []
+    assert watch.failed == []
+
+
+@each_page
+def test_is_accessible(page: Any, site: str, name: str) -> None:
+    """axe-core finds nothing, light and dark, on a desktop and on a telephone."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.goto(f"{site}/{name}")
+    settle(page)
+    found = []
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(400)  # the theme lets the keyboard into wide code a moment after the size changes
+            for violation in Axe().run(page).response["violations"]:
+                nodes = [node["html"][:160] for node in violation["nodes"][:3]]
+                found.append(f"{theme}, {width} px: {violation['id']} ({len(violation['nodes'])}): {nodes}")
+    assert not found, "\n".join(found)
+
+
+@each_page
+def test_fits_a_telephone(page: Any, site: str, name: str) -> None:
+    """At 390 pixels nothing makes the page scroll sideways."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{site}/{name}")
+    settle(page)
+    width = page.evaluate("() => document.scrollingElement.scrollWidth")
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('article.bd-article *')]
+            .filter(e => e.getBoundingClientRect().right > 391 && e.checkVisibility())
+            .filter(e => { for (let p = e.parentElement; p; p = p.parentElement)
+                             if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
+                           return true; })
+            .map(e => e.outerHTML.slice(0, 120)).slice(0, 5)"""
+    )
+    assert width <= 390, wide
+    assert wide == []
+
+
+@each_notebook
+def test_colab_link(page: Any, site: str, name: str) -> None:
+    """The launch button and the badge lead to this very notebook in Colab."""
+    page.goto(f"{site}/{name}")
+    notebook = Path(name).with_suffix(".ipynb").name
+    slug = repository.slug(repository.current())
+    want = f"https://colab.research.google.com/github/{slug}/blob/main/notebooks/{notebook}"
+    links = page.evaluate("() => [...document.querySelectorAll('a[href*=\"colab.research\"]')].map(a => a.href)")
+    assert len(links) >= 2
+    assert set(links) == {want}
+    assert page.locator(f"a[href$='_sources/notebooks/{notebook}']").count() == 1, "no download button"
+
+
+def test_search_finds_residual(page: Any, site: str) -> None:
+    page.goto(f"{site}/search.html?q=residual")
+    page.wait_for_selector("#search-results li a")
+    assert page.locator("#search-results li a").count() >= 1
+
+
+def test_dark_mode(page: Any, site: str) -> None:
+    """The switch turns the page dark, and the next page stays dark."""
+    page.goto(f"{site}/book/index.html")
+    light = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    for _ in range(3):
+        page.locator("button.theme-switch-button").first.click()
+        if page.evaluate("() => document.documentElement.dataset.theme") == "dark":
+            break
+    dark = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert dark != light
+    page.goto(f"{site}/book/questions.html")
+    assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
+
+
+def test_keyboard_reaches_everything(page: Any, site: str) -> None:
+    """Tab visits every link, button and folded part of a page, and Enter opens what is folded."""
+    page.goto(f"{site}/book/how_to_read.html")
+    settle(page)
+    expected = page.evaluate(
+        """() => [...document.querySelectorAll('a[href], button, summary, input, select, [tabindex="0"]')]
+            .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.disabled && e.tabIndex >= 0
+                         && !e.closest('dialog:not([open])'))
+            .map((e, i) => { e.dataset.key = i; return i; }).length"""
+    )
+    seen = set()
+    for _ in range(expected + 20):
+        page.keyboard.press("Tab")
+        key = page.evaluate("() => document.activeElement && document.activeElement.dataset.key")
+        if key is not None:
+            seen.add(key)
+    missing = set(map(str, range(expected))) - seen
+    html = [page.locator(f"[data-key='{key}']").first.evaluate("e => e.outerHTML.slice(0, 100)") for key in missing]
+    assert not missing, html
+
+
+@each_notebook
+def test_folded_answers_open_by_keyboard(page: Any, site: str, name: str) -> None:
+    page.goto(f"{site}/{name}")
+    summary = page.locator("main details > summary").first
+    assert page.locator("main details[open]").count() == 0
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("main details[open]").count() == 1
+
+
+@each_notebook
+def test_code_can_be_copied(page: Any, site: str, name: str) -> None:
+    page.goto(f"{site}/{name}")
+    assert page.locator("button.copybtn").count() >= 5
+    assert re.search(r"issues/new", page.content())
+    assert re.search(rf"edit/main/notebooks/{Path(name).stem}\.ipynb", page.content())
