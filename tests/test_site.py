@@ -1,0 +1,319 @@
+"""The book as files: one address everywhere, every name documented, no dead link, nothing from outside.
+
+The first half reads the sources; the second half reads the built site (`make book`) and is skipped, with a reason,
+where there is none. In CI it must be there. `tests/browser` opens the same pages in a browser.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = Path(os.environ.get("MINIGPT_SITE", ROOT / "_build" / "html"))
+sys.path.insert(0, str(ROOT / "book" / "tools"))
+
+import handout  # noqa: E402
+import repository  # noqa: E402
+
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
+CONTENTS = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
+PAGES = sorted(path.stem for path in (ROOT / "book").glob("*.md"))
+TO_GPT = 7
+
+
+def chapters() -> list[str]:
+    return [file["file"] for part in CONTENTS["parts"] for file in part["chapters"]]
+
+
+# ---- one address ---------------------------------------------------------------------------------------------------
+
+
+def foreign_addresses(root: Path) -> list[str]:
+    """Places that lead to a book in another repository than `repository.url` says."""
+    here = repository.slug(repository.current(root))
+    forms = [
+        r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/",
+        r"git\+https://github\.com/([\w.-]+/[\w.-]+)",
+        r"github\.com/([\w.-]+/[\w.-]+)/(?:issues|edit|blob|actions)",
+    ]
+    found = []
+    for path in repository.files(root):
+        if path.exists() and path.name != Path(__file__).name:
+            for form in forms:
+                for match in re.finditer(form, path.read_text("utf8")):
+                    if match[1].removesuffix(".git") != here and match[1] != "YOUR-NAME/YOUR-FORK":
+                        found.append(f"{path.relative_to(root)}: {match[0]}")
+    return found
+
+
+def test_every_badge_and_install_cell_names_this_repository() -> None:
+    assert foreign_addresses(ROOT) == []
+
+
+def test_one_command_moves_the_book(tmp_path: Path) -> None:
+    """After `repository.py URL` nothing names the old address, and moving back restores every byte."""
+    copy = tmp_path / "book"
+    for path in repository.files(ROOT):
+        if path.exists():
+            target = copy / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    old, new = repository.current(copy), "https://github.com/" + "a-teacher/gpt-course"
+    before = {path: path.read_bytes() for path in repository.files(copy)}
+    changed = repository.move(new, copy)
+    assert copy / "_config.yml" in changed
+    assert copy / "README.md" in changed
+    assert repository.current(copy) == new
+    assert foreign_addresses(copy) == []
+    assert [path for path in repository.files(copy) if f"{repository.slug(old)}" in path.read_text("utf8")] == []
+    repository.move(old, copy)
+    assert {path: path.read_bytes() for path in repository.files(copy)} == before
+
+
+def test_a_planted_address_is_seen(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "page.md").write_text("[x](https://colab.research.google.com/github/someone/else/blob/main/n.ipynb)")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert len(foreign_addresses(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("url", ["minigpt", "https://gitlab.com/a/b", "https://github.com/only"])
+def test_an_address_of_another_form_is_refused(url: str) -> None:
+    with pytest.raises(SystemExit, match="OWNER/NAME"):
+        repository.move(url)
+
+
+def test_pages_address() -> None:
+    assert repository.pages_url("https://github.com/Some-One/Book") == "https://some-one.github.io/Book/"
+    assert repository.pages_url("https://github.com/some/some.github.io") == "https://some.github.io/"
+
+
+# ---- what the pages promise ----------------------------------------------------------------------------------------
+
+
+def test_every_page_is_in_the_contents() -> None:
+    listed = {Path(file).name for file in [CONTENTS["root"], *chapters()]}
+    assert [page for page in PAGES if page not in listed] == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    import minigpt
+
+    page = (ROOT / "book" / "api.md").read_text("utf8")
+    assert [name for name in minigpt.__all__ if not re.search(rf"^\.\. auto\w+:: {name}$", page, re.MULTILINE)] == []
+
+
+def test_the_twenty_five_questions() -> None:
+    """Each is answered once on the page; where all seven chapters are there, each leads to a cell."""
+    page = (ROOT / "book" / "questions.md").read_text("utf8")
+    asked = re.findall(r"\{shown\}`(q\d\d)`", page)
+    assert sorted(asked) == [f"q{n:02d}" for n in range(1, 26)]
+    notebooks = [json.loads((ROOT / f"{name}.ipynb").read_text("utf8")) for name in chapters() if "notebooks/" in name]
+    text = "\n\n".join("".join(cell["source"]) for nb in notebooks for cell in nb["cells"])
+    answered = re.findall(r"^\((q\d\d)\)=$", text, re.MULTILINE)
+    assert len(answered) == len(set(answered)), f"answered twice: {sorted(answered)}"
+    if len(notebooks) >= TO_GPT:
+        assert sorted(set(asked) - set(answered)) == []
+
+
+def test_glossary_has_the_rival_names() -> None:
+    page = (ROOT / "book" / "glossary.md").read_text("utf8")
+    for name in ["d_model", "emb_dim", "n_ctx", "context_length", "d_head", "head_dim"]:
+        assert name in page
+
+
+def test_every_reference_is_a_named_paper() -> None:
+    """Every entry has an author, a title and a year, and every key is used once."""
+    entries = re.findall(r"^@\w+\{(\w+),(.*?)^\}", (ROOT / "book" / "references.bib").read_text("utf8"), re.M | re.S)
+    assert len({key for key, _ in entries}) == len(entries) >= 20
+    for key, body in entries:
+        assert all(re.search(rf"^\s*{field}\s*=", body, re.M) for field in ("author", "title", "year")), key
+        assert re.search(r"year\s*=\s*\{" + re.search(r"\d{4}", key)[0], body), key  # type: ignore[index]
+
+
+def test_the_build_is_strict_and_runs_no_notebook() -> None:
+    assert CONFIG["execute"]["execute_notebooks"] == "off"
+    assert re.search(r"jupyter-book build -n -W --keep-going", (ROOT / "Makefile").read_text("utf8"))
+
+
+def test_requirements_are_pinned() -> None:
+    for file in ("requirements.txt", "requirements-book.txt", "constraints.txt"):
+        for line in (ROOT / file).read_text("utf8").splitlines():
+            if line and not line.startswith(("#", "-r ", "-c ")):
+                assert re.fullmatch(r"[\w.\[\]-]+==[\w.!+-]+", line), f"{file}: {line}"
+    assert "torch" not in (ROOT / "requirements-book.txt").read_text("utf8").replace("no torch", "")
+
+
+def test_links_between_markdown_files() -> None:
+    """README and the other files that GitHub shows: their relative links and pictures exist."""
+    for file in (ROOT / "README.md", ROOT / "data" / "README.md"):
+        for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text("utf8")):
+            if "://" not in target:
+                assert (file.parent / target.split("#")[0]).exists(), f"{file.name}: {target}"
+
+
+def test_handouts_hold_no_solution() -> None:
+    """A handout keeps the exercise and its check, and drops the solution and every output."""
+
+    def markdown(text: str) -> dict[str, object]:
+        return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+    def code(text: str) -> dict[str, object]:
+        return {"cell_type": "code", "metadata": {}, "source": text, "execution_count": 1, "outputs": [{}]}
+
+    cells = [
+        markdown("# T"), markdown("```{exercise-start} E\n:label: ex-1\n```"), code("stub"),
+        markdown("```{exercise-end}\n```"), markdown("```{solution-start} ex-1\n```\nBecause."), code("secret"),
+        markdown("```{solution-end}\n```"), code("after"),
+    ]  # fmt: skip
+    kept = handout.without_solutions({"cells": cells, "metadata": {}})["cells"]
+    assert [cell["source"] for cell in kept if cell["cell_type"] == "code"] == ["stub", "after"]
+    assert all(not cell.get("outputs") for cell in kept)
+
+
+# ---- the built site ------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """The ids, links and pictures of one page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.without_alt: list[str] = []
+        self.meta: dict[str, str] = {}
+        self.feed(path.read_text("utf8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.ids |= {attributes[name] for name in ("id", "name") if name in attributes}
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        if tag in {"img", "script", "iframe", "source", "video", "audio", "embed"} and "src" in attributes:
+            self.loads.append(attributes["src"])
+        if tag == "link" and attributes.get("rel", "") not in {
+            "canonical",
+            "search",
+            "index",
+            "next",
+            "prev",
+            "author",
+        }:
+            self.loads.append(attributes.get("href", ""))
+        if tag == "img" and "alt" not in attributes:
+            self.without_alt.append(attributes.get("src", ""))
+        if tag == "meta":
+            self.meta[attributes.get("property") or attributes.get("name", "")] = attributes.get("content", "")
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, Page]:
+    """Every page of the built site, by its path."""
+    if not (SITE / "book" / "index.html").is_file():
+        if os.environ.get("CI"):
+            pytest.fail("in CI the site must be built before the tests: make book")
+        pytest.skip("the site is not built: make book")
+    paths = [path for path in SITE.glob("**/*.html") if "_static" not in path.parts]
+    return {path.relative_to(SITE).as_posix(): Page(path) for path in paths}
+
+
+def dead_links(name: str, page: Page, site: dict[str, Page], root: Path) -> Iterator[str]:
+    prefix = urlsplit(repository.pages_url(repository.current())).path
+    for link in [*page.links, *page.loads]:
+        address, fragment = urldefrag(link)
+        parts = urlsplit(address)
+        if parts.scheme or parts.netloc:
+            continue
+        path = unquote(parts.path)
+        if path.startswith(prefix):  # the 404 page counts from the root of the site
+            target = (root / path[len(prefix) :]).resolve()
+        else:
+            target = (root / Path(name).parent / path).resolve() if path else (root / name).resolve()
+        if target.is_dir():
+            target /= "index.html"
+        if not target.is_file():
+            yield f"{name}: {link}"
+        elif fragment and target.suffix == ".html":
+            there = site.get(target.relative_to(root.resolve()).as_posix())
+            if there is not None and unquote(fragment) not in there.ids:
+                yield f"{name}: {link} (no such place on that page)"
+
+
+def test_no_dead_link(built: dict[str, Page]) -> None:
+    dead = [link for name, page in built.items() for link in dead_links(name, page, built, SITE)]
+    assert not dead, "\n".join(dead)
+
+
+def test_nothing_is_loaded_from_outside(built: dict[str, Page]) -> None:
+    """No script, style, picture or frame from another server, on any page or in a style sheet or script of ours."""
+    outside = [f"{name}: {url}" for name, page in built.items() for url in page.loads if re.match(r"(https?:)?//", url)]
+    for path in (ROOT / "book" / "_static").glob("*.*s"):
+        outside += [f"{path.name}: {url}" for url in re.findall(r"url\(['\"]?(https?://\S+)", path.read_text("utf8"))]
+    assert not outside, "\n".join(outside)
+
+
+def test_every_picture_has_alternative_text(built: dict[str, Page]) -> None:
+    without = [f"{name}: {picture}" for name, page in built.items() for picture in page.without_alt]
+    assert not without, "\n".join(without)
+
+
+def test_sitemap_lists_every_page(built: dict[str, Page]) -> None:
+    listed = set(re.findall(r"<loc>([^<]+)</loc>", (SITE / "sitemap.xml").read_text("utf8")))
+    base = repository.pages_url(repository.current())
+    assert listed == {f"{base}{file}.html" for file in [CONTENTS["root"], *chapters()]}
+
+
+def test_social_preview_and_icon(built: dict[str, Page]) -> None:
+    base = repository.pages_url(repository.current())
+    for file in [CONTENTS["root"], *chapters()]:
+        page = built[f"{file}.html"]
+        assert page.meta["og:title"], file
+        assert page.meta["og:description"], file
+        assert page.meta["og:image"].startswith(base), file
+        assert any(load.endswith("favicon.svg") for load in page.loads), file
+    image = SITE / built["book/index.html"].meta["og:image"].removeprefix(base)
+    assert image.is_file()
+
+
+def test_no_tracker_and_no_foreign_script(built: dict[str, Page]) -> None:
+    words = [
+        "google-analytics",
+        "googletagmanager",
+        "plausible.io",
+        "cdn.jsdelivr",
+        "unpkg.com",
+        "cdnjs",
+        "fonts.google",
+    ]
+    for name in built:
+        text = (SITE / name).read_text("utf8")
+        assert not [word for word in words if word in text], name
+
+
+def test_planted_faults_are_seen(tmp_path: Path) -> None:
+    """A dead link, a dead place, a picture without alternative text, an outside script: each is found."""
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html">x</a><a href="gone.html">x</a><a href="b.html#gone">x</a><a href="#here">x</a>'
+        '<p id="here"></p><img src="b.html"><script src="https://cdn.example.org/x.js"></script>'
+    )
+    (tmp_path / "b.html").write_text("<p>b</p>")
+    site = {name: Page(tmp_path / name) for name in ("a.html", "b.html")}
+    dead = list(dead_links("a.html", site["a.html"], site, tmp_path))
+    assert [link.split(": ")[1].split(" ")[0] for link in dead] == ["gone.html", "b.html#gone"]
+    assert site["a.html"].without_alt == ["b.html"]
+    assert "https://cdn.example.org/x.js" in site["a.html"].loads
