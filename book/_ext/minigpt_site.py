@@ -203,6 +203,13 @@ def finish_page(app: Any, pagename: str, templatename: str, context: dict[str, A
         app.add_js_file("reader.js", loading_method="defer")
 
 
+def same_handlers(app: Any) -> None:
+    """Let the printed book draw every node as the site does: one extension's handlers would hide the others'."""
+    handlers = app.registry.translation_handlers
+    if "singlehtml" in handlers:
+        handlers["singlehtml"] = {**handlers["html"], **handlers["singlehtml"]}
+
+
 def copy_mathjax(app: Any, exception: Exception | None) -> None:
     """Copy the part of MathJax that the pages use, so that mathematics needs no network."""
     if exception is not None or app.builder.format != "html":
@@ -230,6 +237,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("landing", Landing)
     app.connect("autodoc-process-signature", signature)
     app.connect("config-inited", derive_addresses, priority=100)
+    app.connect("builder-inited", same_handlers)
     app.connect("html-page-context", finish_page)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
