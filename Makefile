@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
-.PHONY: book test lint unit nbval notebooks stale benchmark pdf linkcheck browser serve lock clean help
+.PHONY: book test lint unit nbval notebooks stale benchmark pdf linkcheck browser colab serve lock clean help
 
 # An environment counts as made when its stamp is written, which is the last thing that happens: an install that was
 # interrupted is taken up again by the next call, and one whose pip no longer runs is made anew.
@@ -43,7 +43,7 @@ book: $(BOOK)/.installed  ## build the site into _build/html (strict; needs no t
 	  if [ $$status -ne 0 ]; then echo "the book did not build; the whole log is _build/build.log"; exit 1; fi
 	@echo "the book is in _build/html/index.html"
 
-test: lint unit nbval  ## run every test: style, types, layers, unit and browser tests, every notebook
+test: book lint unit nbval  ## run every test: style, types, layers, unit and browser tests, every notebook
 	@echo "all tests passed"
 
 lint: $(VENV)/.installed  ## ruff, mypy and the layers of the package
@@ -64,6 +64,9 @@ notebooks: $(VENV)/.installed  ## run the notebooks and store their outputs (NOT
 
 stale: $(VENV)/.installed  ## list the notebooks whose code or minigpt changed since they were stored
 	$(VENV)/bin/python book/tools/notebooks.py --check $(NOTEBOOK)
+
+colab: $(VENV)/.installed  ## run every notebook as Colab would: torch there, minigpt not, an empty folder
+	MINIGPT_COLAB=all $(VENV)/bin/python -m pytest tests/test_colab.py
 
 browser: $(VENV)/.installed  ## only the browser tests (need Chromium: apt-get install chromium)
 	$(VENV)/bin/python -m pytest tests/browser
