@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from minigpt.training import History
@@ -104,6 +105,42 @@ def attention_map(weights: Tensor, symbols: str | Sequence[str], title: str = ""
     )  # fmt: skip
 
 
+def weight_bars(weights: Tensor, title: str = "", ax: Axes | None = None) -> Axes:
+    """One row of weights (T,) as bars: how one query shares out its attention."""
+    with style():
+        ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 2.6))[1]
+        ax.bar(range(len(weights)), weights.tolist(), color=PALETTE[0])
+        ax.set(ylim=(0, 1.05), xticks=range(len(weights)), yticks=(0, 0.5, 1), xlabel="key", ylabel="weight")
+        ax.set_title(title)
+    return ax
+
+
+def lines(
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    title: str = "",
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    doubling: bool = False,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Named curves over x; `doubling` marks an axis whose values 1, 2, 4, … stand at equal distances."""
+    with style():
+        ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 3.2))[1]
+        for name, values in curves.items():
+            ax.plot(x, values, label=name)
+        if doubling:
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(x[::2], [f"{value:g}" for value in x[::2]])
+        ax.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
+        ax.set_title(title)
+        if legend:
+            ax.legend(fontsize=9)
+    return ax
+
+
 def attention_grid(weights: Tensor, symbols: str | Sequence[str], title: str = "") -> Figure:
     """Every head of every layer: weights (n_layer, n_head, T, T), or (n_head, T, T) for one layer."""
     weights = weights if weights.dim() == 4 else weights[None]
@@ -143,4 +180,111 @@ def loss_curves(
         ax.set(xlabel=against, ylabel="validation loss (nats per symbol)")
         ax.set_title(title)
         ax.legend()
+    return ax
+
+
+def groups(
+    which: Tensor,
+    texts: Sequence[Sequence[str]],
+    names: Sequence[str],
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A table whose cells are colored, and hatched for print, by the group each belongs to.
+
+    Args:
+        which: (R, C), the number of each cell's group, from 0.
+        texts: what stands in each cell, R rows of C.
+        names: one for each group, at most four, for the legend.
+
+    Raises:
+        ValueError: a cell belongs to a group that has no name, or there are more than four.
+    """
+    table = torch.as_tensor(which).cpu().numpy()
+    if table.min() < 0 or table.max() >= len(names) or len(names) > 4:
+        raise ValueError(
+            f"the groups go from {table.min()} to {table.max()}, the names are {list(names)}: at most four"
+        )
+    tints, hatches = ("#56B4E9", "#F5C26B", "#7FD1B9", "#E3B5D0"), ("", "///", "...", "xxx")
+    with style():
+        if ax is None:
+            ax = plt.subplots(figsize=(1.2 + 0.55 * table.shape[1], 1.2 + 0.45 * table.shape[0]))[1]
+        for (i, j), group in np.ndenumerate(table):
+            tint = tints[group]
+            ax.add_patch(
+                Rectangle(
+                    (j - 0.5, i - 0.5), 1, 1, facecolor=tint, hatch=hatches[group], edgecolor="white", linewidth=2
+                )
+            )
+            back = {"boxstyle": "round,pad=0.15", "facecolor": tint, "edgecolor": "none"}
+            ax.text(j, i, texts[i][j], ha="center", va="center", fontsize=9, color="black", bbox=back)
+        ax.set(xlim=(-0.5, table.shape[1] - 0.5), ylim=(table.shape[0] - 0.5, -0.5), aspect="equal")
+        ax.set_xticks(range(table.shape[1]), columns if columns is not None else [""] * table.shape[1])
+        ax.set_yticks(range(table.shape[0]), rows if rows is not None else [""] * table.shape[0])
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.set_title(title)
+        keys = [
+            Rectangle((0, 0), 1, 1, facecolor=t, hatch=h, edgecolor="white")
+            for t, h in zip(tints, hatches, strict=True)
+        ]
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 2, "fontsize": 9}
+        ax.legend(keys[: len(names)], names, **below)
+    return ax
+
+
+def ladder(
+    losses: Mapping[str, float],
+    title: str = "",
+    *,
+    aside: Sequence[str] = (),
+    label: str = "loss on the whole validation split (nats per symbol)",
+    ax: Axes | None = None,
+) -> Axes:
+    """Losses from the top down: a dot and its number for each name; those in `aside` are hollow and off the path."""
+    with style():
+        ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 0.8 + 0.36 * len(losses)))[1]
+        path = [(loss, i) for i, (name, loss) in enumerate(losses.items()) if name not in aside]
+        ax.plot(*zip(*path, strict=True), color="0.7", linewidth=1, linestyle="-", zorder=1)
+        for i, (name, loss) in enumerate(losses.items()):
+            off = name in aside
+            ax.scatter(
+                loss, i, s=55, marker="D" if off else "o", zorder=2, linewidth=1.5,
+                facecolor="white" if off else PALETTE[0], edgecolor=PALETTE[1] if off else PALETTE[0],
+            )  # fmt: skip
+            ax.annotate(f"{loss:.2f}", (loss, i), (8, 0), textcoords="offset points", va="center", fontsize=9)
+        low, high = min(losses.values()), max(losses.values())
+        ax.set(xlabel=label, xlim=(low - 0.08 * (high - low), high + 0.12 * (high - low)))
+        ax.set_yticks(range(len(losses)), losses.keys())
+        ax.set_ylim(len(losses) - 0.5, -0.5)
+        ax.grid(axis="y", color="0.9", linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.tick_params(axis="y", length=0)
+        ax.set_title(title)
+    return ax
+
+
+def unrolled_block(symbols: str, title: str = "", ax: Axes | None = None) -> Axes:
+    """The T examples inside T + 1 symbols: one row each, its context filled and its target framed."""
+    T = len(symbols) - 1
+    with style():
+        ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * T))[1]
+        for t in range(T):
+            for column in range(t + 2):
+                target = column == t + 1
+                ax.add_patch(plt.Rectangle(
+                    (column - 0.44, t - 0.4), 0.88, 0.8, linewidth=2 if target else 0,
+                    facecolor="white" if target else "#CFE1F2", edgecolor=PALETTE[1] if target else "none",
+                ))  # fmt: skip
+                weight = "bold" if target else "normal"
+                ax.text(column, t, show_symbol(symbols[column]), ha="center", va="center", fontweight=weight)
+        ax.set(xlim=(-0.6, T + 0.6), ylim=(T - 0.5, -0.5), ylabel="example t")
+        ax.set_xticks(range(T + 1), range(T + 1))
+        ax.set_yticks(range(T), range(T))
+        ax.set_xlabel("position in the text: filled = what may be seen, framed = what must be guessed")
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.set_title(title)
     return ax

@@ -22,7 +22,7 @@ from minigpt.bigram import LanguageModel
 from minigpt.generation import stream
 from minigpt.gpt import GPT
 from minigpt.text import CharTokenizer
-from minigpt.view.plots import attention_map, figure, style
+from minigpt.view.plots import attention_map, figure, style, weight_bars
 
 REFRESH = 0.05  # seconds between two updates of the text: more of them would only flood the browser
 
@@ -125,6 +125,32 @@ def head_browser(model: GPT, tokenizer: CharTokenizer, text: str) -> widgets.VBo
     _on_change(draw, line_of_text, layer, head)
     draw()
     return widgets.VBox([line_of_text, widgets.HBox([layer, head]), line, picture])
+
+
+def softmax_saturation() -> widgets.VBox:
+    """Make a head larger and watch its softmax: one query, eight keys, random numbers, with and without a scale."""
+    draw_numbers = torch.Generator().manual_seed(1337)
+    q, k = torch.randn(1024, generator=draw_numbers), torch.randn(8, 1024, generator=draw_numbers)
+    sizes = [2**n for n in range(11)]
+    scales = {"none": None, "1 / √head_size": 0, "1 / √n_embd, n_embd = 384": 384}
+    head_size = widgets.SelectionSlider(options=sizes, value=64, description="head_size", **_wide())
+    scale = widgets.Dropdown(options=list(scales), value="none", description="Scale", **_wide())
+    line, picture = _line(), widgets.HTML()
+
+    def draw(_: object = None) -> None:
+        size, by = head_size.value, scales[scale.value]
+        factor = 1.0 if by is None else (by or size) ** -0.5
+        weights = (k[:, :size] @ q[:size] * factor).softmax(-1)  # (8,)
+        entropy = torch.special.entr(weights).sum()
+        title = f"The largest of 8 weights is {weights.max():.2f}"
+        _say(line, f"Entropy {entropy:.2f} of at most 2.08 nats: {entropy.exp():.1f} keys share the attention.")
+        canvas, axes = figure(width=5.5, height=2.6)
+        weight_bars(weights, title, ax=axes[0, 0])
+        picture.value = _picture(canvas, f"Bars of 8 attention weights. {title}.")
+
+    _on_change(draw, head_size, scale)
+    draw()
+    return widgets.VBox([head_size, scale, line, picture])
 
 
 # ---- what the widgets share ----------------------------------------------------------------------------------------
