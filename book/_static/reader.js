@@ -36,7 +36,7 @@
       symbols.forEach((symbol, s) => {
         symbol.className = s === position ? "here" : s > position ? "later" : "";
         symbol.style.setProperty("--weight", s <= position ? Math.pow(weight(position, s), 0.6).toFixed(3) : 0);
-        symbol.classList.toggle("strong", s <= position && weight(position, s) > 0.25);
+        symbol.classList.toggle("strong", s <= position && weight(position, s) > 0.5);
       });
       next.replaceChildren(
         ...data.next[position].map(([symbol, p]) => {

@@ -141,7 +141,12 @@ def main() -> None:
         count = sum(p.numel() for p in model.parameters())
         note = f"{chapter}, {count:,} parameters, validation loss {loss:.2f}"
         samples.append({"name": words, "note": note, "text": sample(model, tokenizer)})
-        record[f"{words} (preset `{name}`)"] = f"{count:,} parameters, loss on the whole validation text {loss:.3f}"
+        fact = f"{count:,} parameters, loss on the whole validation text {loss:.3f}"
+        history = Path(folder) / "history.json"
+        if history.is_file():
+            run_facts = json.loads(history.read_text("utf8"))
+            fact += f"; {run_facts['step']} steps in {run_facts['seconds']:.0f} s on {run_facts['machine']}"
+        record[f"{words}, preset {name}"] = fact
         print(f"{name}: {note}")
 
     begin = text.index(LINE_BEGINS, int(len(text) * 0.9))
@@ -157,7 +162,7 @@ def main() -> None:
     landing = {
         "line": line,
         "alt": "A line of a play; each symbol is shaded by the weight with which the model reads it.",
-        "caption": "A small GPT, trained as in chapter 7, reads a line it has never seen. Dark: the symbols that one "
+        "caption": "A small GPT, trained as in chapter 7, reads a line it has never seen. Shaded: the symbols that one "
         "of its heads reads to predict what comes next. Move along the line, or change the head.",
         "reading": data,
         "samples": samples,
