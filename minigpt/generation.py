@@ -7,12 +7,16 @@ step computes one position instead of all of them.
 
 import math
 from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from minigpt.attention import MultiHeadAttention
 from minigpt.bigram import LanguageModel
-from minigpt.gpt import GPTConfig, evaluating
+from minigpt.block import Block, FeedForward
+from minigpt.gpt import GPT, GPTConfig, evaluating
 
 
 class LayerCache:
@@ -47,6 +51,61 @@ class KVCache:
         return self.layers[0].length
 
 
+class OnePosition:
+    """A GPT for one position, its past in the cache: the arithmetic of `gpt.py` written out, without modules.
+
+    For a single symbol, calling sixty modules takes longer than what they compute, and sharing the work between cores
+    does too; so this does neither.
+
+    Shapes:
+        symbol: (B,)
+        returns: logits (B, vocab_size)
+    """
+
+    def __init__(self, model: GPT, kv: KVCache) -> None:
+        self.kv, self.n_head = kv, model.config.n_head
+        self.embeddings = model.token_embedding.weight, model.position_embedding.weight
+        self.layers: list[list[tuple[Tensor, Any]]] = []  # (weight, bias or None) of each piece of each block
+        block: Any
+        for block in model.blocks:
+            first, _, second, _ = block.feed_forward.net
+            parts = block.norm1, block.attention.qkv, block.attention.proj, block.norm2, first, second
+            self.layers.append([(part.weight, part.bias) for part in parts])
+        self.last: list[tuple[Tensor, Any]] = [(part.weight, part.bias) for part in (model.norm, model.head)]
+        self.is_small = sum(p.numel() for p in model.parameters()) < 4_000_000
+
+    @staticmethod
+    def fits(model: LanguageModel) -> TypeGuard[GPT]:
+        """Whether the model is exactly a `GPT`, on the CPU, with no module replaced and no hook to be called."""
+        plain = (nn.Embedding, nn.Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear, nn.Sequential, nn.ReLU)
+        known = {GPT, Block, MultiHeadAttention, FeedForward, *plain}
+        return next(model.parameters()).device.type == "cpu" and all(
+            type(m) in known and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules()
+        )
+
+    def __call__(self, symbol: Tensor) -> Tensor:
+        threads = torch.get_num_threads()
+        try:
+            if self.is_small:
+                torch.set_num_threads(1)
+            return self._logits(symbol)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _logits(self, symbol: Tensor) -> Tensor:
+        tokens, positions = self.embeddings
+        x = tokens[symbol] + positions[self.kv.length]  # (B, n_embd)
+        B, C = x.shape
+        for cache, (norm1, qkv, proj, norm2, first, second) in zip(self.kv.layers, self.layers, strict=True):
+            heads = F.linear(F.layer_norm(x, (C,), *norm1), *qkv).view(B, 3, self.n_head, 1, -1)
+            q, k, v = heads.unbind(1)  # each (B, n_head, 1, head_size)
+            mixed = F.scaled_dot_product_attention(q, *cache.append(k, v)).view(B, C)  # nothing to mask: all is past
+            x = x + F.linear(mixed, *proj)
+            x = x + F.linear(F.relu(F.linear(F.layer_norm(x, (C,), *norm2), *first)), *second)
+        norm, head = self.last
+        return F.linear(F.layer_norm(x, (C,), *norm), *head)
+
+
 def next_probabilities(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
@@ -68,8 +127,10 @@ def next_probabilities(
     if temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter_(-1, best, 1.0)
-    # The largest logit is moved to 0 first: a tiny temperature then gives -inf for the others, never inf - inf.
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    if (
+        temperature != 1
+    ):  # the largest logit is moved to 0: a tiny temperature gives -inf for the others, never inf - inf
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     if top_k is not None and top_k < logits.size(-1):
         kept = logits.topk(top_k, dim=-1)
         logits = torch.full_like(logits, -math.inf).scatter_(-1, kept.indices, kept.values)
@@ -137,12 +198,15 @@ def _write(
     window = new = idx[:, -block_size:]  # (B, T); new: what the cache has not seen yet
     kv = KVCache(model.config, len(idx), next(model.parameters())) if use_cache else None
     with evaluating(model):
+        step = OnePosition(model, kv) if kv is not None and OnePosition.fits(model) else None
         for _ in range(n):
-            if kv is not None and kv.length + new.size(1) <= block_size:
-                logits = model(new, cache=kv)[:, -1]  # (B, vocab_size)
+            if kv is None or kv.length + new.size(1) > block_size:
+                logits = model(window)[:, -1]  # (B, vocab_size)
+            elif step is not None and kv.length:
+                logits = step(new[:, 0])
             else:
-                logits = model(window)[:, -1]
-            if not torch.isfinite(logits).all():
+                logits = model(new, cache=kv)[:, -1]
+            if not math.isfinite(logits.sum()):  # one inf or nan is enough to make it so
                 raise ValueError("the model's logits are not finite: its weights are damaged or its training diverged")
             symbol = _draw(logits, temperature, top_k, top_p, generator)  # (B,)
             yield symbol

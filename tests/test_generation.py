@@ -7,28 +7,40 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt import BigramLanguageModel, generate, next_probabilities, stream
-from minigpt.generation import KVCache, LayerCache
+from minigpt import BigramLanguageModel, generate, generation, next_probabilities, stream
+from minigpt.generation import KVCache, LayerCache, OnePosition
 from minigpt.gpt import GPT
 
+DRAW = generation._draw
+
 # ── the cache ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["without modules", "through the modules"])
+def route(request, monkeypatch):
+    """The two ways to compute one position: `OnePosition`, and the model itself (as for a model with hooks)."""
+    if request.param == "through the modules":
+        monkeypatch.setattr(OnePosition, "fits", lambda model: False)
+    return request.param
 
 
 def assert_cache_changes_nothing(model):
     """Symbols and logits, from prompts shorter and longer than the context, to well past its end."""
     for T, n in [(1, 40), (5, 11), (5, 12), (16, 3), (23, 20)]:
         idx = torch.randint(11, (2, T))
-        with_cache, without = ([], [])
-        for seen, cache in ((with_cache, True), (without, False)):
-            hook = model.register_forward_hook(lambda module, args, logits, seen=seen: seen.append(logits[:, -1]))
-            generator = torch.Generator().manual_seed(T)
-            seen.append(generate(model, idx, n, generator=generator, cache=cache))
-            hook.remove()
-        assert torch.equal(with_cache.pop(), without.pop())
-        torch.testing.assert_close(torch.stack(with_cache), torch.stack(without), atol=1e-4, rtol=1e-4)
+        seen = {}
+        for cache in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                seen[cache] = []
+                patch.setattr(generation, "_draw", lambda p, *a, to=seen[cache]: (to.append(p), DRAW(p, *a))[1])
+                generator = torch.Generator().manual_seed(T)
+                text = generate(model, idx, n, generator=generator, cache=cache)
+                seen[cache] = torch.stack(seen[cache]), text
+        assert torch.equal(seen[True][1], seen[False][1])
+        torch.testing.assert_close(seen[True][0], seen[False][0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_cache_changes_nothing(small_gpt):
+def test_the_cache_changes_nothing(small_gpt, route):
     assert_cache_changes_nothing(small_gpt)
 
 
@@ -66,7 +78,7 @@ def keeps_keys_for_values(monkeypatch):
     [position_off_by_one, forgets_the_first_symbol, overwrites_the_last_symbol, keeps_keys_for_values],
     ids=lambda plant: plant.__name__,
 )
-def test_planted_in_the_cache(plant, small_gpt, monkeypatch):
+def test_planted_in_the_cache(plant, small_gpt, route, monkeypatch):
     plant(monkeypatch)
     with pytest.raises((AssertionError, RuntimeError, ValueError)):
         assert_cache_changes_nothing(small_gpt)
@@ -77,6 +89,29 @@ def test_with_the_cache_a_step_computes_one_position(small_gpt):
     small_gpt.register_forward_hook(lambda module, args, logits: lengths.append(args[0].size(1)))
     generate(small_gpt, torch.zeros(1, 6, dtype=torch.long), 14)
     assert lengths == [6] + [1] * 10 + [16] * 3  # the context is full: the whole window again, as documented
+
+
+def test_a_model_that_was_changed_is_run_through_its_modules(small_gpt):
+    assert OnePosition.fits(small_gpt)
+    seen = []
+    hook = small_gpt.blocks[1].attention.proj.register_forward_pre_hook(lambda module, args: seen.append(1))
+    generate(small_gpt, torch.zeros(1, 1, dtype=torch.long), 5)
+    assert len(seen) == 5  # a hook is called at every step
+    hook.remove()
+    assert OnePosition.fits(small_gpt)
+    small_gpt.blocks[0].feed_forward.net[1] = torch.nn.GELU()
+    assert not OnePosition.fits(small_gpt)
+    assert_cache_changes_nothing(small_gpt)
+
+
+def test_the_number_of_threads_is_left_alone(small_gpt):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        generate(small_gpt, torch.zeros(1, 1, dtype=torch.long), 3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 # ── the model is left as it was found ────────────────────────────────────────────────────────────────────────────────
