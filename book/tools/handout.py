@@ -17,8 +17,7 @@ def without_solutions(nb: dict[str, Any]) -> dict[str, Any]:
         text = "".join(cell["source"])
         inside = inside or "{solution-start}" in text
         if not inside:
-            blank = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
-            kept.append({**cell, **blank})
+            kept.append({**cell, "outputs": [], "execution_count": None} if cell["cell_type"] == "code" else cell)
         inside = inside and "{solution-end}" not in text
     return {**nb, "cells": kept}
 

@@ -45,7 +45,7 @@ def chromium() -> str:
 
 def join_pages(folder: Path) -> Path:
     """Build the book as one HTML page; returns its path."""
-    command = [Path(sys.executable).parent / "jupyter-book", "build", ".", "--builder", "custom"]
+    command = [str(Path(sys.executable).parent / "jupyter-book"), "build", ".", "--builder", "custom"]
     command += ["--custom-builder", "singlehtml", "--path-output", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     site = folder / "_build" / "singlehtml"
