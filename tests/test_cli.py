@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 
-from minigpt import GPT, CharTokenizer, GPTConfig, evaluate, get_batch, load_model, load_text, split
+from minigpt import GPT, CharTokenizer, GPTConfig, evaluate, get_batch, load_model, load_text, load_tokenizer, split
 from minigpt.run import cli, processes
+from minigpt.run.checkpoint import load_facts
 from minigpt.run.cli import main, parameters_by_piece
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import Processes
@@ -83,6 +84,19 @@ def test_info_adds_up(trained, capsys):
     assert sum(counts[:-1]) == counts[-1] == sum(p.numel() for p in load_model(trained).parameters())
     assert "blocks x 1: attention" in out
     assert dict(parameters_by_piece(load_model(trained)))["blocks x 1: attention"] == 16 * 48 + 16 * 16 + 16
+
+
+def test_export_halves_the_file_and_keeps_what_it_says(trained, tmp_path, capsys):
+    file = tmp_path / "half.safetensors"
+    assert main(["export", str(trained), str(file)]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert file.stat().st_size < 0.6 * (trained / "model.safetensors").stat().st_size
+    assert load_facts(file) == load_facts(trained)
+    assert load_tokenizer(file) == load_tokenizer(trained)
+    for half, whole in zip(load_model(file).parameters(), load_model(trained).parameters(), strict=True):
+        torch.testing.assert_close(half, whole, atol=1e-3, rtol=1e-3)
+    assert "is already there" in complaint(capsys, "export", trained, file)
+    assert "does not end in .safetensors" in complaint(capsys, "export", trained, tmp_path / "folder")
 
 
 def test_presets_have_the_numbers_of_the_book(capsys):

@@ -1,4 +1,4 @@
-"""The command line: `python -m minigpt train | sample | info | presets`."""
+"""The command line: `python -m minigpt train | sample | info | export | presets`."""
 
 import argparse
 import json
@@ -99,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("info", _info, "describe a model: sizes, parameters by piece", "python -m minigpt info runs/first")
     sub.add_argument("checkpoint", type=Path, help="a run's folder or a .safetensors file")
+
+    sub = command(
+        "export",
+        _export,
+        "copy a model in 16-bit floats, half as large",
+        "python -m minigpt export runs/first first.safetensors",
+    )
+    sub.add_argument("checkpoint", type=Path, help="a run's folder or a .safetensors file")
+    sub.add_argument("file", type=Path, help="the .safetensors file to write")
 
     command("presets", _presets, "list the recipes", "python -m minigpt presets")
     return parser
@@ -244,7 +253,7 @@ def _save_results(run: Run, folder: Path, val_loss: float | None) -> None:
     write_bytes(folder / "history.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
-# ── sample, info, presets ────────────────────────────────────────────────────────────────────────────────────────────
+# ── sample, info, export, presets ────────────────────────────────────────────────────────────────────────────────────
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -275,6 +284,17 @@ def _info(args: argparse.Namespace) -> int:
     width = max(len(name) for name, _ in rows)
     for name, count in rows:
         print(f"  {name:<{width}}  {count:>12,}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    if args.file.suffix != ".safetensors":
+        raise ValueError(f"{args.file} does not end in .safetensors: name the file to write, not a folder")
+    if args.file.exists():
+        raise ValueError(f"{args.file} is already there: choose another name")
+    model, tokenizer = load_model(args.checkpoint), load_tokenizer(args.checkpoint)
+    save_model(model, args.file, tokenizer, load_facts(args.checkpoint), dtype=torch.float16)
+    print(f"wrote {args.file} ({args.file.stat().st_size:,} bytes)")
     return 0
 
 
