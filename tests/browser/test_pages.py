@@ -18,6 +18,7 @@ import repository
 pytestmark = pytest.mark.browser
 
 MAX_WEIGHT = 1_500_000
+BROKEN_PICTURES = "() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
 each_page = pytest.mark.parametrize("name", pages())
 each_notebook = pytest.mark.parametrize("name", [page for page in pages() if page.startswith("notebooks/")])
 
@@ -61,15 +62,19 @@ def test_opens_without_a_complaint(page: Any, site: str, name: str) -> None:
     page.goto(f"{site}/{name}")
     settle(page)
     page.wait_for_load_state("networkidle")
-    assert watch.errors == []
-    assert watch.outside == []
-    assert watch.failed == []
-    broken = page.evaluate("() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
-    assert broken == []
-    assert page.locator("mjx-container").count() >= page.locator(".math.notranslate").count()
-    assert page.evaluate("() => document.querySelectorAll('mjx-merror').length") == 0
     weight = sum(size for url, size in watch.weight.items() if "/mathjax/" not in url)
-    assert weight <= MAX_WEIGHT, sorted(watch.weight.items(), key=lambda item: -item[1])[:5]
+    heaviest = sorted(watch.weight.items(), key=lambda item: -item[1])[:4]
+    formulas, typeset = page.locator(".math.notranslate").count(), page.locator("mjx-container").count()
+    faults = {
+        "errors on the console": watch.errors,
+        "asked for outside": watch.outside,
+        "did not arrive": watch.failed,
+        "broken pictures": page.evaluate(BROKEN_PICTURES),
+        "formulas that are not typeset": formulas - typeset if typeset < formulas else 0,
+        "formulas with an error": page.locator("mjx-merror").count(),
+        "too heavy": (weight, heaviest) if weight > MAX_WEIGHT else 0,
+    }
+    assert not {what: fault for what, fault in faults.items() if fault}
 
 
 @each_page
@@ -78,9 +83,7 @@ def test_opens_from_a_folder(page: Any, site: str, name: str) -> None:
     watch = Watch(page, "file:///")
     page.goto((SITE / name).as_uri())
     settle(page)
-    assert watch.errors == []
-    assert watch.outside == []
-    assert watch.failed == []
+    assert (watch.errors, watch.outside, watch.failed) == ([], [], [])
 
 
 @each_page
@@ -132,6 +135,30 @@ def test_colab_link(page: Any, site: str, name: str) -> None:
     assert len(links) >= 2
     assert set(links) == {want}
     assert page.locator(f"a[href$='_sources/notebooks/{notebook}']").count() == 1, "no download button"
+
+
+def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
+    """The shading follows the slider, by mouse and by keyboard, and the head; the expectations follow as well."""
+    page.goto(f"{site}/book/index.html")
+    shades = "() => [...document.querySelectorAll('.reader-line span')].map(s => s.style.getPropertyValue('--weight'))"
+    here = "() => [...document.querySelectorAll('.reader-line span')].findIndex(s => s.className.includes('here'))"
+    place, before = page.evaluate(here), page.evaluate(shades)
+    assert place > 0
+    assert not any(float(weight) for weight in before[place + 1 :]), "it reads the future"
+    assert max(float(weight) for weight in before) > 0.3
+    page.locator(".reader input").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(here) == place - 1
+    assert page.evaluate(shades) != before
+    page.keyboard.press("ArrowRight")
+    page.locator(".reader select").nth(1).select_option("0")
+    assert page.evaluate(shades) != before
+    chances = [float(text.rstrip(" %")) for text in page.locator(".reader-next .p").all_inner_texts()]
+    assert len(chances) == 5
+    assert chances == sorted(chances, reverse=True)
+    page.get_by_role("button", name="Read on").click()
+    page.wait_for_function(f"() => ({here})() !== {place}")
+    page.get_by_role("button", name="Pause").click()
 
 
 def test_search_finds_residual(page: Any, site: str) -> None:
