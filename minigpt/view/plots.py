@@ -227,11 +227,9 @@ def groups(
         ax.spines[:].set_visible(False)
         ax.set_title(title)
         keys = [
-            Rectangle((0, 0), 1, 1, facecolor=t, hatch=h, edgecolor="white")
-            for t, h in zip(tints, hatches, strict=True)
+            Rectangle((0, 0), 1, 1, facecolor=tints[g], hatch=hatches[g], edgecolor="white") for g in range(len(names))
         ]
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 2, "fontsize": 9}
-        ax.legend(keys[: len(names)], names, **below)
+        ax.legend(keys, names, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=9)
     return ax
 
 
@@ -240,24 +238,29 @@ def ladder(
     title: str = "",
     *,
     aside: Sequence[str] = (),
+    path: bool = True,
     label: str = "loss on the whole validation split (nats per symbol)",
     ax: Axes | None = None,
 ) -> Axes:
-    """Losses from the top down: a dot and its number for each name; those in `aside` are hollow and off the path."""
+    """Losses from the top down: a dot and its number for each name, joined by a thin line if there is a `path`.
+
+    Those in `aside` are hollow and off the path.
+    """
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 0.8 + 0.36 * len(losses)))[1]
-        path = [(loss, i) for i, (name, loss) in enumerate(losses.items()) if name not in aside]
-        ax.plot(*zip(*path, strict=True), color="0.7", linewidth=1, linestyle="-", zorder=1)
+        if path:
+            steps = [i for i, name in enumerate(losses) if name not in aside]
+            ax.plot([list(losses.values())[i] for i in steps], steps, color="0.7", linewidth=1, linestyle="-", zorder=1)
         for i, (name, loss) in enumerate(losses.items()):
             off = name in aside
             ax.scatter(
-                loss, i, s=55, marker="D" if off else "o", zorder=2, linewidth=1.5,
+                [loss], [i], s=55, marker="D" if off else "o", zorder=2, linewidth=1.5,
                 facecolor="white" if off else PALETTE[0], edgecolor=PALETTE[1] if off else PALETTE[0],
             )  # fmt: skip
             ax.annotate(f"{loss:.2f}", (loss, i), (8, 0), textcoords="offset points", va="center", fontsize=9)
         low, high = min(losses.values()), max(losses.values())
         ax.set(xlabel=label, xlim=(low - 0.08 * (high - low), high + 0.12 * (high - low)))
-        ax.set_yticks(range(len(losses)), losses.keys())
+        ax.set_yticks(range(len(losses)), list(losses))
         ax.set_ylim(len(losses) - 0.5, -0.5)
         ax.grid(axis="y", color="0.9", linewidth=0.8)
         ax.set_axisbelow(True)
