@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -32,13 +32,31 @@ from minigpt.run.resume import RUN_FILE, Keeper, Run, load_run, save_run, text_s
 from minigpt.text import CharTokenizer, load_text, split
 from minigpt.training import TrainConfig, evaluate, start, train
 
-SIZES = ("block_size", "n_embd", "n_head", "n_layer", "dropout")
-RECIPE = ("steps", "batch_size", "micro_batch_size", "learning_rate", "precision", "eval_every", "seed")
+SIZES = {
+    "block_size": (int, "the longest context, in symbols"),
+    "n_embd": (int, "size of the vector at each position"),
+    "n_head": (int, "heads in each layer; divides n_embd"),
+    "n_layer": (int, "how many blocks"),
+    "dropout": (float, "share of numbers set to 0 in training"),
+}
+RECIPE = {
+    "steps": (int, "how many updates of the weights"),
+    "batch_size": (int, "rows in a step"),
+    "micro_batch_size": (int, "rows computed at once: fewer need less memory, same result"),
+    "learning_rate": (float, "the highest rate, after the warm-up"),
+    "precision": (str, "float32, bfloat16, or auto: what is faster here"),
+    "eval_every": (int, "steps between two estimates of the loss"),
+    "seed": (int, "for weights, batches and dropout"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if "command" not in args:
+        parser.print_help()
+        return 2
     try:
         return args.command(args)
     except BrokenPipeError:  # the reader of our output has left, as in `sample … | head`
@@ -47,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         print("minigpt: not enough GPU memory: try a smaller --micro-batch-size", file=sys.stderr)
         return 1
     except (ValueError, TypeError, OSError) as error:
@@ -59,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m minigpt", description="Train a small language model and sample it."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
@@ -78,12 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", type=Path, help="folder for the run (default: runs/PRESET)")
     sub.add_argument("--data", metavar="FILE", help="train on this text (default: Tiny Shakespeare)")
     sub.add_argument("--device", help="cpu, cuda, cuda:0 or mps (default: a CUDA GPU if there is one, else cpu)")
-    sub.add_argument("--save-every", metavar="SECONDS", type=float, default=30.0, help="default: %(default)s")
-    for name in SIZES:
-        sub.add_argument(_flag(name), type=float if name == "dropout" else int, help="instead of the preset's")
-    for name in RECIPE:
-        kind = {"learning_rate": float, "precision": str}.get(name, int)
-        sub.add_argument(_flag(name), type=kind, help="instead of the preset's")
+    sub.add_argument(
+        "--save-every",
+        metavar="SECONDS",
+        type=float,
+        default=30.0,
+        help="how often the run is saved (default: %(default)s)",
+    )
+    for title, options in (
+        ("the model, instead of the preset's", SIZES),
+        ("the training, instead of the preset's", RECIPE),
+    ):
+        group = sub.add_argument_group(title)
+        for name, (kind, summary) in options.items():
+            group.add_argument(_flag(name), type=kind, help=summary, metavar={int: "N", float: "X", str: "NAME"}[kind])
 
     sub = command(
         "sample", _sample, "write text with a trained model", "python -m minigpt sample runs/first --prompt 'KING:'"
@@ -125,7 +151,8 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError(f"--save-every is {args.save_every}: it must be a number of seconds, 0 or more")
     device = pick_device(args.device)
     if device == "mps":
-        print("minigpt: warning: Apple's MPS has given silently wrong results with torch; compare with --device cpu")
+        warning = "minigpt: warning: Apple's MPS has given silently wrong results with torch; compare with --device cpu"
+        print(warning, file=sys.stderr)
     text = load_text(args.data)
     with processes(device) as team:
         run = _continued(args, text, device) if args.resume else _new(args, text, device, team)
@@ -159,7 +186,7 @@ def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> R
 
 
 def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
-    changes = _given(args, SIZES + RECIPE)
+    changes = _given(args, SIZES | RECIPE)
     allowed = {"steps", "learning_rate", "eval_every"}
     if args.out or set(changes) - allowed:
         names = [_flag(name) for name in sorted(set(changes) - allowed)] + (["--out"] if args.out else [])
@@ -171,7 +198,7 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
     return run
 
 
-def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 

@@ -34,7 +34,7 @@ PRESETS = {
         "the full GPT, 10.8 million parameters: minutes on a GPU, many hours on a CPU",
         "GPT",
         {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "dropout": 0.2},
-        TrainConfig(steps=5000, batch_size=64, learning_rate=3e-4, micro_batch_size=16),
+        TrainConfig(steps=5000, batch_size=64, learning_rate=3e-4, micro_batch_size=16, eval_batches=5),
         precision="auto",
     ),
 }
