@@ -13,7 +13,17 @@ from matplotlib.colors import to_rgb
 
 from minigpt.training import History
 from minigpt.view import plots
-from minigpt.view.plots import attention_grid, attention_map, figure, heatmap, loss_curves, show_symbol, style
+from minigpt.view.plots import (
+    attention_grid,
+    attention_map,
+    figure,
+    groups,
+    heatmap,
+    ladder,
+    loss_curves,
+    show_symbol,
+    style,
+)
 
 matplotlib.use("Agg")
 
@@ -277,3 +287,43 @@ def test_loss_curves_draw_where_they_are_told() -> None:
     drawn, axes = figure(2)
     assert loss_curves(RUNS, ax=axes[0, 1]) is axes[0, 1]
     assert plt.get_fignums() == [drawn.number]
+
+
+# ---- groups and ladder ---------------------------------------------------------------------------------------------
+
+
+def test_each_cell_has_the_color_of_its_group_and_its_text() -> None:
+    which = torch.tensor([[0, 0, 1], [0, 1, 2]])
+    ax = groups(which, [["a", "b", "c"], ["d", "e", "f"]], ["x", "y", "z"], ["top", "low"], ["0", "1", "2"], "Who?")
+    cells = {(round(p.get_x() + 0.5), round(p.get_y() + 0.5)): p for p in ax.patches}
+    look = {(column, row): (cell.get_facecolor(), cell.get_hatch()) for (column, row), cell in cells.items()}
+    assert look[0, 0] == look[1, 0] == look[0, 1]
+    assert look[2, 0] == look[1, 1]
+    assert len({color for color, _ in look.values()}) == len({hatch for _, hatch in look.values()}) == 3
+    assert {tuple(text.get_position()): text.get_text() for text in ax.texts}[2, 1] == "f"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["x", "y", "z"]
+    assert (labels(ax, "y"), labels(ax, "x")) == (["top", "low"], ["0", "1", "2"])
+    assert ax.get_title(loc="left") == "Who?"
+
+
+@pytest.mark.parametrize("names", [["x"], ["a", "b", "c", "d", "e"]])
+def test_groups_need_a_name_each_and_at_most_four(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="the groups go from 0 to 1"):
+        groups(torch.tensor([[0, 1]]), [["a", "b"]], names)
+
+
+def test_a_ladder_goes_from_the_top_down_with_its_numbers() -> None:
+    ax = ladder({"one": 3.0, "off": 3.5, "two": 2.25}, "Falling", aside=["off"])
+    dots = [tuple(dots.get_offsets()[0]) for dots in ax.collections]
+    assert dots == [(3.0, 0), (3.5, 1), (2.25, 2)]
+    (path,) = ax.lines
+    assert list(path.get_xdata()) == [3.0, 2.25], "what is aside is not on the path"
+    assert [text.get_text() for text in ax.texts] == ["3.00", "3.50", "2.25"]
+    assert labels(ax, "y") == ["one", "off", "two"]
+    assert ax.yaxis_inverted()
+    filled = [tuple(dots.get_facecolor()[0]) for dots in ax.collections]
+    assert filled[0] == filled[2] != filled[1], "and hollow"
+
+
+def test_a_ladder_without_a_path() -> None:
+    assert not ladder({"one": 3.0, "two": 2.0}, path=False).lines
