@@ -43,7 +43,7 @@ book: $(BOOK)/.installed  ## build the site into _build/html (strict; needs no t
 	  if [ $$status -ne 0 ]; then echo "the book did not build; the whole log is _build/build.log"; exit 1; fi
 	@echo "the book is in _build/html/index.html"
 
-test: book lint unit nbval  ## run every test: style, types, layers, unit and browser tests, every notebook
+test: book lint unit browser nbval  ## run every test: style, types, layers, unit and browser tests, every notebook
 	@echo "all tests passed"
 
 lint: $(VENV)/.installed  ## ruff, mypy and the layers of the package
@@ -52,8 +52,8 @@ lint: $(VENV)/.installed  ## ruff, mypy and the layers of the package
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-unit: $(VENV)/.installed  ## the tests in tests/ (the browser tests look at the site that `make book` built)
-	$(VENV)/bin/python -m pytest tests
+unit: $(VENV)/.installed  ## the tests in tests/, but for those in a browser
+	$(VENV)/bin/python -m pytest tests --ignore=tests/browser
 
 nbval: $(VENV)/.installed  ## run every notebook and compare it with what is stored, strictly
 	@if ls notebooks/*.ipynb >/dev/null 2>&1; then $(VENV)/bin/python -m pytest --nbval notebooks; \
@@ -68,8 +68,8 @@ stale: $(VENV)/.installed  ## list the notebooks whose code or minigpt changed s
 colab: $(VENV)/.installed  ## run every notebook as Colab would: torch there, minigpt not, an empty folder
 	MINIGPT_COLAB=all $(VENV)/bin/python -m pytest tests/test_colab.py
 
-browser: $(VENV)/.installed  ## only the browser tests (need Chromium: apt-get install chromium)
-	$(VENV)/bin/python -m pytest tests/browser
+browser: $(VENV)/.installed  ## the built site in a browser (needs Chromium: apt-get install chromium)
+	$(VENV)/bin/python -m pytest tests/browser -n 2 -q
 
 benchmark: $(VENV)/.installed  ## the benchmarks, side by side with Hugging Face's GPT-2
 	$(VENV)/bin/python -m pytest tests/benchmarks --benchmark-sort=name

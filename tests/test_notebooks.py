@@ -131,6 +131,12 @@ def link_problems(text: str, folder: Path, known: set[str]) -> Iterator[str]:
             yield f"a reference to a label that is not there: {label}"
 
 
+def table_problems(text: str) -> Iterator[str]:
+    for header in re.findall(r"^(\|.*\|) *\n\|[ :|-]+\| *$", text, re.MULTILINE):
+        if any(not cell.strip() for cell in header.strip().strip("|").split("|")):
+            yield f"a table with an empty heading, which a screen reader cannot name: {header}"
+
+
 def exercise_problems(text: str) -> Iterator[str]:
     exercises = re.findall(r"^`{3,}\{exercise-start\}[^\n]*\n:label: *(\S+)", text, re.MULTILINE)
     solved = re.findall(r"^`{3,}\{solution-start\} *(\S+)", text, re.MULTILINE)
@@ -152,6 +158,7 @@ def problems(nb: dict[str, Any], path: Path, known: set[str]) -> list[str]:
     found += code_problems(code, defined_in_minigpt())
     for cell in markdown:
         found += link_problems(prose(cell), path.parent, known)
+        found += table_problems(source(cell))
     found += exercise_problems("\n".join(map(source, markdown)))
     badge = f"/github/{repository.slug(repository.current())}/blob/main/notebooks/{path.name}"
     if not markdown or badge not in source(markdown[0]):
@@ -275,6 +282,7 @@ def test_a_sound_notebook_passes() -> None:
         ("no such picture", lambda cells: cells[30].update(source="![x](nothing.png)")),
         ("not there: nothing.ipynb", lambda cells: cells[30].update(source="[x](nothing.ipynb)")),
         ("not there: fig-z", lambda cells: cells[30].update(source="{numref}`fig-z`")),
+        ("empty heading", lambda cells: cells[30].update(source="| | b |\n|---|---|\n| 1 | 2 |")),
         ("stored widget", lambda cells: cells[11]["outputs"].append({"output_type": "x", "data": {tool.WIDGET: {}}})),
         ("stored error", lambda cells: cells[11]["outputs"].append({"output_type": "error"})),
         ("do not pair up", lambda cells: cells[14].update(source="no solution")),

@@ -94,11 +94,11 @@ def test_is_accessible(page: Any, site: str, name: str) -> None:
     page.goto(f"{site}/{name}")
     settle(page)
     found = []
-    for theme in ("light", "dark"):
-        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        for width in (1280, 390):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(400)  # the theme lets the keyboard into wide code a moment after the size changes
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(400)  # the theme lets the keyboard into wide code a moment after the size changes
+        for theme in ("light", "dark"):
+            page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
             for violation in Axe().run(page).response["violations"]:
                 nodes = [node["html"][:160] for node in violation["nodes"][:3]]
                 found.append(f"{theme}, {width} px: {violation['id']} ({len(violation['nodes'])}): {nodes}")
