@@ -201,11 +201,6 @@ def test_normal_form(path: Path, tmp_path: Path) -> None:
     assert written.read_bytes() == path.read_bytes(), "run: make notebooks (or notebooks.py --normalise)"
 
 
-@each_notebook
-def test_stored_outputs_are_of_this_code(path: Path) -> None:
-    assert not tool.stale(path), f"minigpt or the cells changed since it was run: make notebooks NOTEBOOK={path.stem}"
-
-
 def test_chapters_are_in_the_contents() -> None:
     """Every notebook is in the table of contents, and no chapter is missing between two that are there."""
     contents = (ROOT / "_toc.yml").read_text("utf8")
@@ -317,7 +312,10 @@ def test_fingerprint_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyP
     package = tmp_path / "minigpt"
     package.mkdir()
     (package / "__init__.py").write_text("from .block import Block\nfrom .other import Other\n")
-    (package / "block.py").write_text("from minigpt.attention import Head\n")
+    (package / "block.py").write_text(
+        "from typing import TYPE_CHECKING\nfrom minigpt.attention import Head\n"
+        "if TYPE_CHECKING:\n    from minigpt.other import Other\n"
+    )
     (package / "attention.py").write_text("Head = 1\n")
     (package / "other.py").write_text("Other = 1\n")
     monkeypatch.setattr(tool, "ROOT", tmp_path)

@@ -70,7 +70,11 @@ def facade() -> dict[str, str]:
 def modules_used(source: str, exported: dict[str, str], package: str = "") -> set[str]:
     """The minigpt modules that a piece of code imports or names as `minigpt.NAME`."""
     used: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):  # what only a type checker imports is never run
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             used |= {alias.name for alias in node.names if alias.name.startswith("minigpt.")}
         elif isinstance(node, ast.ImportFrom):
