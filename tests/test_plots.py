@@ -20,9 +20,11 @@ from minigpt.view.plots import (
     groups,
     heatmap,
     ladder,
+    lines,
     loss_curves,
     show_symbol,
     style,
+    weight_bars,
 )
 
 matplotlib.use("Agg")
@@ -327,3 +329,21 @@ def test_a_ladder_goes_from_the_top_down_with_its_numbers() -> None:
 
 def test_a_ladder_without_a_path() -> None:
     assert not ladder({"one": 3.0, "two": 2.0}, path=False).lines
+
+
+def test_bars_are_the_weights() -> None:
+    ax = weight_bars(torch.tensor([0.25, 0.75]), "Shared")
+    assert [bar.get_height() for bar in ax.patches] == [0.25, 0.75]
+    assert ax.get_ylim()[1] > 1  # one scale for all, so that rows can be compared
+    assert ax.get_title(loc="left") == "Shared"
+
+
+def test_lines_carry_their_names_and_a_doubling_axis() -> None:
+    ax = lines([1, 2, 4], {"a": [3.0, 2.0, 1.0], "b": [0.0, 1.0, 2.0]}, "Down", x_label="size", doubling=True)
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+    assert list(ax.lines[0].get_ydata()) == [3.0, 2.0, 1.0]
+    assert ax.get_xscale() == "log"
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "4"]
+    assert ax.get_ylim()[0] == 0
+    assert ax.get_legend() is not None
+    assert lines([1, 2], {"a": [1.0, 2.0]}, legend=False).get_legend() is None

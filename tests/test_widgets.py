@@ -20,7 +20,7 @@ import torch
 from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, generate
 from minigpt.view import plots
 from minigpt.view import widgets as ours
-from minigpt.view.widgets import head_browser, sampler
+from minigpt.view.widgets import head_browser, sampler, softmax_saturation
 
 matplotlib.use("Agg")
 TOKENIZER = CharTokenizer("\n !<>&:abcdefgh")
@@ -363,3 +363,23 @@ def test_a_kernel_that_ends_while_it_writes_ends_quietly() -> None:
     code = KERNEL_CODE + "widget.children[5].click()\ntime.sleep(0.3)\nassert widget.children[5].description == 'Stop'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_softmax_saturates_only_without_the_scale() -> None:
+    widget = softmax_saturation()
+    size, scale = control(widget, "head_size"), control(widget, "Scale")
+    size.value = 1024
+    assert "The largest of 8 weights is 1.00" in shown(widget)
+    scale.value = "1 / √head_size"
+    assert "The largest of 8 weights is 0.35" in shown(widget)
+    assert "of at most 2.08 nats" in shown(widget)
+    size.value = 384 // 6
+    fair = shown(widget)
+    scale.value = "1 / √n_embd, n_embd = 384"
+    assert entropy(shown(widget)) > entropy(fair)
+
+
+def entropy(page: str) -> float:
+    found = re.search(r"Entropy ([\d.]+)", page)
+    assert found
+    return float(found[1])
