@@ -53,7 +53,7 @@ lint: $(VENV)/.installed  ## ruff, mypy and the layers of the package
 	$(VENV)/bin/lint-imports
 
 unit: $(VENV)/.installed  ## the tests in tests/, but for those in a browser
-	$(VENV)/bin/python -m pytest tests --ignore=tests/browser
+	$(VENV)/bin/python -m pytest tests --ignore=tests/browser -n 2 --dist loadfile -q
 
 nbval: $(VENV)/.installed  ## run every notebook and compare it with what is stored, strictly
 	@if ls notebooks/*.ipynb >/dev/null 2>&1; then $(VENV)/bin/python -m pytest --nbval notebooks; \
