@@ -1,0 +1,375 @@
+// The models of the book in plain JavaScript: no library, nothing fetched. Every piece has the name it has in Python;
+// the page `book/playground` shows the two side by side, and tests/test_playground.py holds them together.
+// A classic script, so that it also runs from a folder (file://); in Node, `require` it.
+const minigpt = (() => {
+"use strict";
+
+// ---- text.py -------------------------------------------------------------------------------------------------------
+
+class CharTokenizer {
+  constructor(symbols) {
+    this.symbols = Array.from(symbols); // whole symbols, as Python counts them
+    this.id_of = new Map(this.symbols.map((symbol, i) => [symbol, i]));
+  }
+
+  get vocab_size() {
+    return this.symbols.length;
+  }
+
+  encode(text) {
+    return Array.from(text, (symbol, at) => {
+      if (this.id_of.has(symbol)) return this.id_of.get(symbol);
+      throw new RangeError(`the symbol ${JSON.stringify(symbol)} at position ${at} is not in the vocabulary of ` +
+        `${this.vocab_size} symbols: remove it, or choose a model that knows it`);
+    });
+  }
+
+  decode(ids) {
+    return ids.map((i) => this.symbols[i]).join("");
+  }
+}
+
+// ---- the arithmetic that torch brings along; a vector is a Float32Array, a matrix one row after the other -----------
+
+function row(matrix, i, length) {
+  return matrix.subarray(i * length, (i + 1) * length);
+}
+
+function add(x, y) {
+  return x.map((value, i) => value + y[i]);
+}
+
+function relu(x) {
+  return x.map((value) => Math.max(0, value));
+}
+
+function linear(x, weight, bias) {
+  const n = x.length, rows = weight.length / n, y = new Float32Array(rows);
+  for (let r = 0; r < rows; r += 4) { // four rows at a time: x is read once for all four
+    const w0 = r * n, w1 = w0 + n, w2 = w1 + n, w3 = w2 + n; // past the last row nothing is stored
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    for (let i = 0; i < n; i++) {
+      const value = x[i];
+      s0 += weight[w0 + i] * value;
+      s1 += weight[w1 + i] * value;
+      s2 += weight[w2 + i] * value;
+      s3 += weight[w3 + i] * value;
+    }
+    y[r] = s0; y[r + 1] = s1; y[r + 2] = s2; y[r + 3] = s3;
+  }
+  return bias ? add(y, bias) : y;
+}
+
+function layer_norm(x, weight, bias) {
+  const mean = x.reduce((sum, value) => sum + value, 0) / x.length;
+  const variance = x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / x.length;
+  const scale = 1 / Math.sqrt(variance + 1e-5);
+  return x.map((value, i) => (value - mean) * scale * weight[i] + bias[i]);
+}
+
+function softmax(scores) {
+  const largest = scores.reduce((a, b) => Math.max(a, b));
+  const powers = scores.map((score) => Math.exp(score - largest));
+  const sum = powers.reduce((a, b) => a + b);
+  return powers.map((power) => power / sum);
+}
+
+// ---- bigram.py -----------------------------------------------------------------------------------------------------
+
+class BigramLanguageModel {
+  constructor(config, tensors) {
+    Object.assign(this, { config, context: Infinity, table: tensors["table.weight"] });
+  }
+
+  static shapes({ vocab_size }) {
+    return { "table.weight": [vocab_size, vocab_size] };
+  }
+
+  position() {
+    return { kv: { length: 0 }, weights: [], call: (symbol) => row(this.table, symbol, this.config.vocab_size) };
+  }
+}
+
+// ---- gpt.py --------------------------------------------------------------------------------------------------------
+
+class GPT {
+  constructor(config, tensors) {
+    Object.assign(this, { config, context: config.block_size, tensors });
+  }
+
+  static shapes({ vocab_size, block_size, n_embd, n_head, n_layer }) {
+    if (n_embd % n_head) throw new Error(`n_embd is ${n_embd}: it must be divisible by n_head, which is ${n_head}`);
+    const norm = (name) => ({ [`${name}.weight`]: [n_embd], [`${name}.bias`]: [n_embd] });
+    const shapes = { "token_embedding.weight": [vocab_size, n_embd], "position_embedding.weight": [block_size, n_embd] };
+    for (let i = 0; i < n_layer; i++) {
+      const block = `blocks.${i}`;
+      Object.assign(shapes, norm(`${block}.norm1`), norm(`${block}.norm2`), {
+        [`${block}.attention.qkv.weight`]: [3 * n_embd, n_embd],
+        [`${block}.attention.proj.weight`]: [n_embd, n_embd], [`${block}.attention.proj.bias`]: [n_embd],
+        [`${block}.feed_forward.net.0.weight`]: [4 * n_embd, n_embd], [`${block}.feed_forward.net.0.bias`]: [4 * n_embd],
+        [`${block}.feed_forward.net.2.weight`]: [n_embd, 4 * n_embd], [`${block}.feed_forward.net.2.bias`]: [n_embd],
+      });
+    }
+    return { ...shapes, ...norm("norm"), "head.weight": [vocab_size, n_embd], "head.bias": [vocab_size] };
+  }
+
+  position(off) {
+    return new OnePosition(this, new KVCache(this.config), off);
+  }
+}
+
+// ---- generation.py -------------------------------------------------------------------------------------------------
+
+class LayerCache {
+  constructor(block_size, n_embd) {
+    this.k = new Float32Array(block_size * n_embd); // (block_size, n_embd): the heads side by side
+    this.v = new Float32Array(block_size * n_embd);
+    this.length = 0;
+  }
+
+  append(k, v) {
+    const start = this.length;
+    this.length = start + 1;
+    this.k.set(k, start * k.length);
+    this.v.set(v, start * v.length);
+    return [this.k.subarray(0, this.length * k.length), this.v.subarray(0, this.length * v.length)];
+  }
+}
+
+class KVCache {
+  constructor(config) {
+    this.layers = Array.from({ length: config.n_layer }, () => new LayerCache(config.block_size, config.n_embd));
+  }
+
+  get length() {
+    return this.layers[0].length;
+  }
+
+  set length(length) { // forget what came later: the keys and values of the past stay as they are
+    for (const layer of this.layers) layer.length = length;
+  }
+}
+
+class OnePosition {
+  constructor(model, kv, off = new Set()) {
+    const tensors = model.tensors, part = (name) => [tensors[`${name}.weight`], tensors[`${name}.bias`]];
+    Object.assign(this, { config: model.config, kv, off, weights: [] }); // off: heads that stay silent, as "layer.head"
+    this.embeddings = [tensors["token_embedding.weight"], tensors["position_embedding.weight"]];
+    this.layers = kv.layers.map((_, i) =>
+      ["norm1", "attention.qkv", "attention.proj", "norm2", "feed_forward.net.0", "feed_forward.net.2"]
+        .map((name) => part(`blocks.${i}.${name}`)));
+    this.last = [part("norm"), part("head")];
+  }
+
+  call(symbol) {
+    const C = this.config.n_embd, [tokens, positions] = this.embeddings;
+    let x = add(row(tokens, symbol, C), row(positions, this.kv.length, C)); // (n_embd,)
+    this.weights = this.layers.map(([norm1, qkv, proj, norm2, first, second], layer) => {
+      const heads = linear(layer_norm(x, ...norm1), ...qkv);
+      const q = row(heads, 0, C), k = row(heads, 1, C), v = row(heads, 2, C);
+      const [mixed, weights] = this.attention(q, ...this.kv.layers[layer].append(k, v), layer);
+      x = add(x, linear(mixed, ...proj));
+      x = add(x, linear(relu(linear(layer_norm(x, ...norm2), ...first)), ...second));
+      return weights;
+    });
+    const [norm, head] = this.last;
+    return linear(layer_norm(x, ...norm), ...head);
+  }
+
+  attention(q, k, v, layer) { // nothing to mask: all is past
+    const { n_embd, n_head } = this.config, head_size = n_embd / n_head, T = k.length / n_embd;
+    const mixed = new Float32Array(n_embd), all = [];
+    for (let head = 0; head < n_head; head++) {
+      const start = head * head_size, scores = new Float32Array(T);
+      for (let t = 0; t < T; t++) {
+        let score = 0;
+        for (let i = start; i < start + head_size; i++) score += q[i] * k[t * n_embd + i];
+        scores[t] = score * head_size ** -0.5;
+      }
+      const weights = softmax(scores);
+      all.push(weights);
+      if (this.off.has(`${layer}.${head}`)) continue;
+      for (let t = 0; t < T; t++) {
+        for (let i = start; i < start + head_size; i++) mixed[i] += weights[t] * v[t * n_embd + i];
+      }
+    }
+    return [mixed, all]; // (n_embd,), and for each head where it looks, (T,)
+  }
+}
+
+// What a model has read, and its logits at every position of it. Only what is new is computed: text that goes on costs
+// one position a symbol, and after a step back the cache is cut. Past the context every position shifts, so that nothing
+// in the cache fits any more and the whole window is read again: learned positions cannot slide.
+class Reading {
+  constructor(model, off) {
+    Object.assign(this, { model, position: model.position(off), ids: [], logits: [] });
+  }
+
+  *read(ids) { // one position for each step of the iterator
+    const window = ids.slice(-this.model.context);
+    let known = 0;
+    while (known < window.length - 1 && this.ids[known] === window[known]) known++;
+    this.position.kv.length = this.ids.length = this.logits.length = known;
+    for (const symbol of window.slice(known)) {
+      const logits = this.position.call(symbol);
+      if (!logits.every(Number.isFinite)) {
+        throw new Error("the model's logits are not finite: its weights are damaged or its training diverged");
+      }
+      this.ids.push(symbol);
+      this.logits.push(logits);
+      yield logits;
+    }
+  }
+
+  after(ids) { // the logits of the symbol that follows ids
+    for (const _ of this.read(ids));
+    return this.logits.at(-1);
+  }
+}
+
+function next_probabilities(logits, temperature = 1, top_k = null, top_p = null) {
+  const order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b); // best first
+  if (temperature === 0) return logits.map((_, i) => (i === order[0] ? 1 : 0));
+  logits = logits.map((logit) => (logit - logits[order[0]]) / temperature);
+  if (top_k !== null) for (const i of order.slice(top_k)) logits[i] = -Infinity;
+  let probabilities = softmax(logits);
+  if (top_p !== null && top_p < 1) {
+    let before = 0; // what the more probable symbols already hold
+    for (const i of order) {
+      const p = probabilities[i];
+      if (before >= top_p) probabilities[i] = 0;
+      before += p;
+    }
+    const sum = probabilities.reduce((a, b) => a + b);
+    probabilities = probabilities.map((p) => p / sum);
+  }
+  return probabilities;
+}
+
+function uniform(seed, at) { // a number in [0, 1) for each seed and place: hashed, so that it needs no past
+  let x = Math.imul(seed + 1, 0x9e3779b1) ^ Math.imul(at + 1, 0x85ebca6b);
+  for (const factor of [0x7feb352d, 0x846ca68b]) x = Math.imul(x ^ (x >>> 16), factor);
+  return ((x ^ (x >>> 15)) >>> 0) / 2 ** 32;
+}
+
+function draw(probabilities, at) { // the symbol at which the running sum passes `at`
+  let last = 0, sum = 0;
+  for (let i = 0; i < probabilities.length; i++) {
+    if (probabilities[i] > 0) last = i;
+    if ((sum += probabilities[i]) > at) return last;
+  }
+  return last;
+}
+
+function* stream(model, idx, n, { temperature = 1, top_k = null, top_p = null, seed = 0, off } = {}) {
+  if (!idx.length) throw new Error("the prompt is empty: give the model at least one symbol to continue");
+  const reading = new Reading(model, off), ids = Array.from(idx);
+  for (let i = 0; i < n; i++) {
+    const probabilities = next_probabilities(reading.after(ids), temperature, top_k, top_p);
+    ids.push(draw(probabilities, uniform(seed, ids.length)));
+    yield ids.at(-1);
+  }
+}
+
+// ---- run/checkpoint.py: a safetensors file is a number, so many bytes of JSON, and the weights ---------------------
+
+const BUILD = { BigramLanguageModel, GPT };
+const BYTES = { F16: 2, F32: 4 };
+
+class CheckpointError extends Error {}
+
+function refuse(sentence) {
+  throw new CheckpointError(sentence);
+}
+
+async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { model, tokenizer, facts, name }
+  const { tensors, metadata } = await read_tensors(buffer, file), name = metadata.model;
+  if (!Object.hasOwn(BUILD, name)) refuse(`${file} holds a ${name}, and this page runs only ${Object.keys(BUILD).join(" and ")}`);
+  let config, facts;
+  try {
+    config = JSON.parse(metadata.config);
+    facts = JSON.parse(metadata.facts || "{}");
+    for (const [key, value] of Object.entries(config)) {
+      if (key !== "dropout" && !(Number.isInteger(value) && value >= 1)) throw new Error(`${key} is ${value}`);
+    }
+    if (config.n_layer > Object.keys(tensors).length) throw new Error(`n_layer is ${config.n_layer}, more than it has weights for`);
+    const shapes = BUILD[name].shapes(config), shape = (of) => (of ? of.join(" × ") : "not there");
+    for (const key of new Set([...Object.keys(shapes), ...Object.keys(tensors)])) {
+      const [is, ought] = [shape(tensors[key]?.shape), shape(shapes[key])];
+      if (is !== ought) throw new Error(`${key} is ${is} and should be ${ought}`);
+    }
+  } catch (error) {
+    refuse(`${file} does not fit its own config (${error.message}): train the model again`);
+  }
+  if (!metadata.alphabet) refuse(`${file} was saved without an alphabet: give save_model the tokenizer`);
+  const tokenizer = new CharTokenizer(metadata.alphabet), known = tokenizer.id_of.size;
+  if (known !== config.vocab_size || known !== tokenizer.vocab_size) {
+    refuse(`${file} has an alphabet of ${known} symbols and a vocab_size of ${config.vocab_size}: save it again with its own tokenizer`);
+  }
+  return { model: new BUILD[name](config, tensors), tokenizer, facts, name };
+}
+
+async function read_tensors(buffer, file) {
+  const { header, start } = read_header(new Uint8Array(buffer), file), tensors = {};
+  const { __metadata__: metadata, ...entries } = header;
+  if (metadata?.format !== "minigpt") refuse(`${file} is a safetensors file, but not one of minigpt's: choose one that it wrote`);
+  if (metadata.version !== "1") refuse(`${file} has format version ${metadata.version}: this page reads 1`);
+  if (!(await is_whole(new Uint8Array(buffer), start, String(metadata.sha256)))) {
+    refuse(`${file} is damaged (its checksum does not match): copy or train it again`);
+  }
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(entries)) {
+    if (!Object.hasOwn(BYTES, dtype)) refuse(`${file} holds ${name} as ${dtype}: this page reads F32 and F16`);
+    if (shape.reduce((a, b) => a * b, 1) * BYTES[dtype] !== to - from) {
+      refuse(`${file} is damaged (${name} has the wrong number of bytes): copy or train it again`);
+    }
+    const data = buffer.slice(start + from, start + to);
+    tensors[name] = Object.assign(dtype === "F16" ? float16(new Uint16Array(data)) : new Float32Array(data), { shape });
+  }
+  return { tensors, metadata };
+}
+
+function read_header(bytes, file) {
+  const foreign = `${file} is not a safetensors file, or its start is damaged: choose a file minigpt wrote`;
+  if (!bytes.length) refuse(`${file} is empty: it was not written to its end; train or copy it again`);
+  if (bytes.length < 10 || bytes[8] !== 0x7b) refuse(foreign); // 0x7b is {
+  const start = 8 + Number(new DataView(bytes.buffer).getBigUint64(0, true));
+  if (start > 100_000_000) refuse(foreign);
+  const truncated = (missing) => `${file} is truncated: ${missing} bytes are missing; copy it again, or train again`;
+  if (start > bytes.length) refuse(truncated("some"));
+  let header, end = start;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(8, start)));
+    for (const [name, entry] of Object.entries(header)) {
+      if (name === "__metadata__") continue;
+      const numbers = [...entry.data_offsets, ...entry.shape];
+      if (!numbers.every((n) => Number.isInteger(n) && n >= 0) || entry.data_offsets.length !== 2) throw new Error(name);
+      end = Math.max(end, start + numbers[1]);
+    }
+  } catch {
+    refuse(foreign);
+  }
+  if (end > bytes.length) refuse(truncated((end - bytes.length).toLocaleString("en")));
+  return { header, start };
+}
+
+async function is_whole(bytes, start, digest) { // the sum is that of the file with zeros where the sum stands
+  if (!globalThis.crypto?.subtle) return true; // browsers keep it from pages over plain http
+  const at = new TextDecoder("latin1").decode(bytes.subarray(0, start)).indexOf(digest), copy = bytes.slice();
+  if (at < 0 || digest.length !== 64) return false;
+  copy.fill(0x30, at, at + 64); // 0x30 is 0
+  const sum = new Uint8Array(await crypto.subtle.digest("SHA-256", copy));
+  return Array.from(sum, (byte) => byte.toString(16).padStart(2, "0")).join("") === digest;
+}
+
+function float16(halves) { // the bits moved to where a 32-bit number has them; the exponent is then 112 too small
+  const bits = new Uint32Array(halves.length), numbers = new Float32Array(bits.buffer);
+  for (let i = 0; i < halves.length; i++) {
+    bits[i] = ((halves[i] & 0x8000) << 16) | ((halves[i] & 0x7fff) << 13);
+    numbers[i] = (halves[i] & 0x7c00) === 0x7c00 ? NaN : numbers[i] * 2 ** 112;
+  }
+  return numbers;
+}
+
+return { CharTokenizer, BigramLanguageModel, GPT, Reading, next_probabilities, uniform, draw, stream, load_model, CheckpointError };
+})();
+if (typeof module === "object") module.exports = minigpt;

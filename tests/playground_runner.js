@@ -1,0 +1,35 @@
+// Runs jobs on an engine, for tests/test_playground.py: reads { engine, jobs } as JSON from stdin, writes the results.
+const fs = require("node:fs");
+
+const { engine: source, jobs } = JSON.parse(fs.readFileSync(0, "utf8"));
+const engine = require(source);
+const rows = (list) => list.map((row) => Array.from(row));
+
+async function run(job) {
+  if (job.do === "probabilities") {
+    return rows(job.cases.map(([logits, ...settings]) => engine.next_probabilities(Float32Array.from(logits), ...settings)));
+  }
+  if (job.do === "uniform") return Array.from({ length: job.n }, (_, at) => engine.uniform(job.seed, at));
+  const bytes = fs.readFileSync(job.file);
+  const { model, tokenizer, facts, name } = await engine.load_model(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length), "it");
+  if (job.do === "load") return { name, config: model.config, alphabet: tokenizer.symbols.join(""), facts };
+  if (job.do === "encode") return tokenizer.encode(job.text);
+  if (job.do === "stream") return [...engine.stream(model, job.ids, job.n, job.settings)];
+  const reading = new engine.Reading(model, new Set(job.off || []));
+  for (const ids of job.first || []) reading.after(ids);
+  reading.after(job.ids);
+  return { logits: rows(reading.logits), weights: reading.position.weights.map(rows) };
+}
+
+async function main() {
+  const results = [];
+  for (const job of jobs) {
+    try {
+      results.push({ result: await run(job) });
+    } catch (error) {
+      results.push({ error: error.message, kind: error.constructor.name });
+    }
+  }
+  console.log(JSON.stringify(results));
+}
+main();
