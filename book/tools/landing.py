@@ -1,8 +1,6 @@
 """Record what trained models do, for the front page, the README's picture and the social preview.
 
-    python -m minigpt train --preset bigram --out runs/bigram
-    python -m minigpt train --preset gpt-laptop --out runs/gpt-laptop
-    python book/tools/landing.py bigram=runs/bigram gpt-laptop=runs/gpt-laptop
+    python book/tools/landing.py bigram=data/weights/bigram.safetensors gpt-laptop=data/weights/gpt-laptop.safetensors
 
 Writes `book/landing.json`, `book/_static/attention.svg` and `book/_static/social.png`. The last model named is the
 one that is shown reading; its line comes from the validation text, which it was not trained on.
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from minigpt import CharTokenizer, evaluate, generate, load_model, load_text, split
 
@@ -61,6 +60,12 @@ def sample(model: Any, tokenizer: CharTokenizer) -> str:
     start = tokenizer.encode("\n")[None]
     idx = generate(model, start, SAMPLE, generator=torch.Generator().manual_seed(1))
     return tokenizer.decode(idx[0]).strip("\n")
+
+
+def recorded(file: Path) -> dict[str, Any]:
+    """What the run that made a model wrote into its file."""
+    with safe_open(file, "pt") as opened:
+        return json.loads((opened.metadata() or {}).get("facts", "{}"))
 
 
 def far_looking(weights: torch.Tensor) -> tuple[int, int]:
@@ -123,7 +128,7 @@ def social_png(weights: torch.Tensor, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("runs", nargs="+", metavar="NAME=FILE")
     parser.add_argument("--layer", type=int, help="the head of the still pictures, counted from 1")
     parser.add_argument("--head", type=int)
     options = parser.parse_args()
@@ -134,18 +139,17 @@ def main() -> None:
     samples: list[dict[str, str]] = []
     record: dict[str, str] = {}
     for run in options.runs:
-        name, _, folder = run.partition("=")
-        model = load_model(folder)
+        name, _, file = run.partition("=")
+        model = load_model(file)
         loss = evaluate(model, val_ids)
         words, chapter = NAMES.get(name, (name, ""))
         count = sum(p.numel() for p in model.parameters())
         note = f"{chapter}, {count:,} parameters, validation loss {loss:.2f}"
         samples.append({"name": words, "note": note, "text": sample(model, tokenizer)})
         fact = f"{count:,} parameters, loss on the whole validation text {loss:.3f}"
-        history = Path(folder) / "history.json"
-        if history.is_file():
-            run_facts = json.loads(history.read_text("utf8"))
-            fact += f"; {run_facts['step']} steps in {run_facts['seconds']:.0f} s on {run_facts['machine']}"
+        facts = recorded(Path(file))
+        if facts:
+            fact += f"; {facts['step']} steps in {facts['seconds']:.0f} s on {facts['machine']}"
         record[f"{words}, preset {name}"] = fact
         print(f"{name}: {note}")
 
