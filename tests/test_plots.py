@@ -347,3 +347,14 @@ def test_lines_carry_their_names_and_a_doubling_axis() -> None:
     assert ax.get_ylim()[0] == 0
     assert ax.get_legend() is not None
     assert lines([1, 2], {"a": [1.0, 2.0]}, legend=False).get_legend() is None
+
+
+def test_unrolled_block_fills_the_context_and_frames_the_target() -> None:
+    ax = plots.unrolled_block("sea shell", "eight examples")
+    boxes = [(box.get_y() + 0.4, box.get_x() + 0.44, box.get_linewidth() > 0) for box in ax.patches]
+    framed = sorted((round(t), round(column)) for t, column, frame in boxes if frame)
+    filled = sorted((round(t), round(column)) for t, column, frame in boxes if not frame)
+    assert framed == [(t, t + 1) for t in range(8)]
+    assert filled == [(t, column) for t in range(8) for column in range(t + 1)]
+    assert [text.get_text() for text in ax.texts][:5] == ["s", "e", "s", "e", "a"]
+    assert ax.get_title(loc="left") == "eight examples"
