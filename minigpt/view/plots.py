@@ -284,8 +284,8 @@ def unrolled_block(symbols: str, title: str = "", ax: Axes | None = None) -> Axe
                 weight = "bold" if target else "normal"
                 ax.text(column, t, show_symbol(symbols[column]), ha="center", va="center", fontweight=weight)
         ax.set(xlim=(-0.6, T + 0.6), ylim=(T - 0.5, -0.5), ylabel="example t")
-        ax.set_xticks(range(T + 1), range(T + 1))
-        ax.set_yticks(range(T), range(T))
+        ax.set_xticks(range(T + 1), map(str, range(T + 1)))
+        ax.set_yticks(range(T), map(str, range(T)))
         ax.set_xlabel("position in the text: filled = what may be seen, framed = what must be guessed")
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
