@@ -148,6 +148,24 @@ def test_explorers_are_independent(view: Any) -> None:
     assert box(view, 2).get_by_role("radio", name="layer 0, head 0").get_attribute("aria-checked") == "true"
 
 
+def test_inserted_as_a_notebook_does(page: Any, path: Path, big: AttentionExplorer) -> None:
+    """All HTML first, then the scripts one by one, as JupyterLab does: each finds its own element, and only that."""
+    empty = path.with_name("empty.html")
+    empty.write_text(HEAD, "utf8")
+    page.goto(empty.as_uri())
+    outputs = [AttentionExplorer(TOY, LABELS)._repr_html_(), big._repr_html_()]
+    page.evaluate(
+        """outputs => { const main = document.querySelector('main'); main.innerHTML = outputs.join('');
+            for (const old of main.querySelectorAll('script')) {
+                const script = document.createElement('script'); script.textContent = old.textContent;
+                old.replaceWith(script); } }""",
+        outputs,
+    )
+    assert [box(page, n).locator(".strip button").count() for n in (0, 1)] == [4, 64]
+    symbol(page, 0, 0).hover()
+    assert readout(page, 0) == "query <s> symbol 0 → key <s> symbol 0: 1.000"
+
+
 def test_keyboard_reads_the_text(view: Any) -> None:
     """One stop for Tab; the arrows, Home and End walk along the text."""
     symbol(view, 1, 3).focus()
