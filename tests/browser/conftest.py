@@ -6,46 +6,24 @@ The browser is `chromium` (Debian: apt-get install chromium), Google Chrome, or 
 
 from __future__ import annotations
 
-import os
-import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SITE = Path(os.environ.get("MINIGPT_SITE", ROOT / "_build" / "html"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from built_site import ROOT, SITE, Quiet, browser_path, give_up, pages  # noqa: F401 (also for the tests beside it)
+
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 ]  # fmt: skip
-
-
-def pages() -> list[str]:
-    """Every page of the site, as a path below its root, the chapters first."""
-    found = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("**/*.html") if "_static" not in path.parts)
-    return sorted((page for page in found if page != "index.html"), key=lambda page: not page.startswith("notebooks/"))
-
-
-def give_up(reason: str) -> None:
-    """Skip with a reason; in CI that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"in CI the browser tests must run, but {reason}")
-    pytest.skip(reason)
-
-
-def browser_path() -> str | None:
-    names = [os.environ.get("MINIGPT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "chrome"]
-    return next((path for name in names if name and (path := shutil.which(name))), None)
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ROOT, SITE, pages
+from built_site import ROOT, SITE, pages
 
 sys.path.insert(0, str(ROOT / "book" / "tools"))
 import repository

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ROOT, browser_path, give_up
+from built_site import ROOT, browser_path, give_up
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
