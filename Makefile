@@ -9,6 +9,7 @@ SHELL := /bin/bash
 
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: book test lint unit nbval notebooks stale benchmark pdf linkcheck browser colab serve lock clean help
 
 # An environment counts as made when its stamp is written, which is the last thing that happens: an install that was
