@@ -1,7 +1,7 @@
 """The block (chapter 6).
 
 First the positions talk to each other (attention), then each thinks by itself (an MLP). Both only add to what is
-already there, so a deep stack stays trainable; both read a normalised copy (pre-norm).
+already there, so a deep stack stays trainable; both read a normalized copy (pre-norm).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on a normalised copy of x and added back to it.
+    """Attention and MLP, each on a normalized copy of x and added back to it.
 
-    Pre-norm (Xiong et al. 2020); the original transformer normalised after adding (Vaswani et al. 2017, section 3.1).
+    Pre-norm (Xiong et al. 2020); the original transformer normalized after adding (Vaswani et al. 2017, section 3.1).
 
     Shapes:
         x: (B, T, n_embd)

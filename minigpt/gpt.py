@@ -69,7 +69,7 @@ class GPT(LanguageModel):
         )
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def embed(self, idx: Tensor, start: int = 0) -> Tensor:
         """ids (B, T), the first at position `start`, -> vectors (B, T, n_embd): what it is plus where it stands.
@@ -107,7 +107,7 @@ class GPT(LanguageModel):
         return f"{self.config}, {sum(p.numel() for p in self.parameters()):,} parameters"
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Normal with std 0.02 for every matrix and zeros for every bias (Radford et al. 2018, section 4.1)."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)

@@ -1,7 +1,7 @@
 """The checks behind the exercises, one file a chapter.
 
 A check takes the reader's own function and runs it on several inputs. It prints one line if all is right, says what is
-still to do if nothing was written yet, and otherwise raises an `AssertionError` that names the mistake it recognises.
+still to do if nothing was written yet, and otherwise raises an `AssertionError` that names the mistake it recognizes.
 """
 
 from collections.abc import Callable
