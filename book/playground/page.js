@@ -1,0 +1,690 @@
+// The playground: one or two models continue the same prompt. minigpt.js computes, this file draws. No dependency.
+(() => {
+"use strict";
+
+const root = document.querySelector(".pg[data-models]");
+const DEFAULT = { prompt: "JULIET:\nO Romeo, ", text: "", model: "gpt-laptop", with: "", t: 0.8, k: 0, p: 1, seed: 1, off: "", off2: "" };
+const STEPS = 240; // symbols for one press of Generate
+const BARS = 10;
+const SIGNS = { "\n": "⏎", " ": "␣", "\t": "⇥" };
+const NAMES = { "\n": "new line", " ": "space", "\t": "tab" };
+const MARK = "The mark is the model’s own probability: temperature 1, nothing cut, every head on.";
+const state = { ...DEFAULT };
+const models = new Map(); // key -> { key, label, model, tokenizer, facts }
+let notice = "", columns = [], colour = "surprise", running = null, saving = null;
+
+// ---- small helpers -------------------------------------------------------------------------------------------------
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== null) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const sign = (symbol) => SIGNS[symbol] || symbol;
+const named = (symbol) => NAMES[symbol] || (symbol === "," ? "comma" : symbol === "." ? "full stop" : symbol);
+const percent = (p) => (p === 0 ? "–" : p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+const count = (n) => n.toLocaleString("en");
+const channel = new MessageChannel();
+let waiting = [];
+channel.port1.onmessage = () => { const all = waiting; waiting = []; for (const go of all) go(); };
+const breathe = () => new Promise((go) => { waiting.push(go); channel.port2.postMessage(0); }); // let the page react
+
+function shade(element, amount) { // 0 … 1, never between the tones on which neither ink could be read
+  const strong = amount > 0.5;
+  element.style.setProperty("--shade", amount < 0.02 ? 0 : (strong ? 0.8 + 0.4 * (amount - 0.5) : 0.8 * amount).toFixed(3));
+  element.classList.toggle("strong", strong);
+}
+
+// ---- one model and its text ----------------------------------------------------------------------------------------
+
+class Column {
+  constructor(name) {
+    Object.assign(this, { name, entry: null, off: new Set(), ids: [], written: 0, surprise: [], selected: null, head: null });
+    Object.assign(this, { job: 0, shown: 0, edge: 0, logits: null, weights: [], own: null });
+    this.title = make("h2", { class: "pg-title" });
+    this.about = make("p", { class: "pg-about" });
+    this.line = make("div", { class: "pg-text", role: "listbox", tabindex: "0" });
+    this.legend = make("p", { class: "pg-legend" });
+    this.next = make("p", { class: "pg-label" });
+    this.bars = Array.from({ length: BARS }, () => this.bar());
+    this.rest = make("p", { class: "pg-rest" });
+    this.heads = make("div", { class: "pg-heads" });
+    this.element = make("section", { class: "pg-column" }, this.title, this.about, this.line, this.legend,
+      make("div", { class: "pg-below" },
+        make("div", { class: "pg-next" }, this.next, make("div", { class: "pg-bars" }, ...this.bars.map((bar) => bar.button)), this.rest),
+        this.heads));
+    this.line.addEventListener("click", (event) => {
+      const index = [...this.line.children].indexOf(event.target.closest("[role=option]"));
+      if (index >= 0) this.select(index === this.selected ? null : index);
+    });
+    this.line.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  bar() {
+    const bar = { symbol: make("code"), fill: make("i"), mark: make("b"), share: make("span", { class: "pg-share" }), id: null };
+    bar.button = make("button", { type: "button", class: "pg-bar", onclick: () => this.force(bar.id) },
+      bar.symbol, make("span", { class: "pg-track", "aria-hidden": "true" }, bar.fill, bar.mark), bar.share);
+    return bar;
+  }
+
+  use(entry) {
+    if (this.entry === entry) return;
+    this.entry = entry;
+    this.off = new Set();
+    this.head = null;
+    this.title.textContent = entry.label;
+    const parameters = Object.values(entry.model.tensors || { table: entry.model.table }).reduce((sum, part) => sum + part.length, 0);
+    const { step, val_loss, preset } = entry.facts;
+    const facts = [entry.name, `${count(parameters)} parameters`];
+    if (entry.key.startsWith("own:") && preset) facts.push(`preset ${preset}`);
+    if (step) facts.push(`${count(step)} steps`);
+    if (val_loss) facts.push(`validation loss ${val_loss.toFixed(2)}`);
+    if (Number.isFinite(entry.model.context)) facts.push(`sees ${entry.model.context} symbols`);
+    this.about.textContent = facts.join(" · ");
+    this.line.setAttribute("aria-label", `Text of ${entry.label}, one symbol after the other. Arrow keys choose a symbol.`);
+    this.buildHeads();
+    this.forget();
+  }
+
+  forget() { // a reader for the text, one for looking at any place of it, and one with every head on
+    this.reading = new minigpt.Reading(this.entry.model, this.off);
+    this.looking = new minigpt.Reading(this.entry.model, this.off);
+    this.intact = this.off.size ? new minigpt.Reading(this.entry.model) : null;
+    this.surprise = [];
+  }
+
+  set(prompt, text) {
+    this.ids = this.entry.tokenizer.encode(prompt + text);
+    this.written = this.entry.tokenizer.encode(prompt).length;
+    this.surprise = [];
+    this.selected = null;
+  }
+
+  async finish(iterator) { // run to the end in slices of a few milliseconds; false if something newer has begun
+    const job = this.job;
+    for (let until = performance.now() + 10, step = iterator.next(); !step.done; step = iterator.next()) {
+      if (performance.now() < until) continue;
+      await breathe();
+      if (job !== this.job) return false;
+      until = performance.now() + 10;
+    }
+    return true;
+  }
+
+  async update() { // read the text, then look at the chosen place
+    this.job++;
+    if (!this.ids.length) return;
+    if (!(await this.finish(this.reading.read(this.ids)))) return;
+    this.measure();
+    await this.look();
+  }
+
+  measure() { // the surprise at each symbol that was read and is not measured yet, in bits
+    const first = this.ids.length - this.reading.ids.length;
+    for (let t = 1; t < this.reading.ids.length; t++) {
+      this.surprise[first + t] ??= -Math.log2(minigpt.next_probabilities(this.reading.logits[t - 1])[this.ids[first + t]]);
+    }
+  }
+
+  async look() {
+    const ids = this.ids.slice(0, this.place() + 1);
+    if (!(await this.finish(this.looking.read(ids)))) return;
+    if (this.intact && !(await this.finish(this.intact.read(ids)))) return;
+    this.logits = this.looking.logits.at(-1);
+    this.weights = this.looking.position.weights;
+    this.own = minigpt.next_probabilities(this.intact ? this.intact.logits.at(-1) : this.logits);
+    this.draw();
+  }
+
+  place() {
+    return this.selected ?? this.ids.length - 1;
+  }
+
+  async write() { // one symbol
+    if (!(await this.finish(this.reading.read(this.ids)))) return;
+    this.measure();
+    const probabilities = minigpt.next_probabilities(this.reading.logits.at(-1), state.t, state.k || null, state.p);
+    this.ids.push(minigpt.draw(probabilities, minigpt.uniform(state.seed, this.ids.length)));
+  }
+
+  force(id) { // go on with this symbol after the chosen place
+    stop();
+    this.ids = [...this.ids.slice(0, this.place() + 1), id];
+    this.written = Math.min(this.written, this.ids.length - 1);
+    this.surprise.length = Math.min(this.surprise.length, this.ids.length - 1);
+    this.selected = null;
+    this.update().then(() => say(`${named(this.symbol(this.ids.length - 1))} written. ${this.expectation()}`));
+    save(true);
+  }
+
+  select(index) {
+    this.selected = index;
+    colour = index === null ? "surprise" : "attention";
+    drawColour();
+    this.job++;
+    this.look().then(() => {
+      if (index !== null) say(`${this.describe(index)}. ${this.expectation()}`);
+    });
+  }
+
+  key(event) {
+    const last = this.ids.length - 1, at = this.place();
+    const lineStart = (from) => { while (from > 0 && this.symbol(from - 1) !== "\n") from--; return from; };
+    const moves = {
+      ArrowRight: () => Math.min(last, this.selected === null ? at : at + 1), ArrowLeft: () => Math.max(0, this.selected === null ? at : at - 1),
+      Home: () => 0, End: () => last,
+      ArrowUp: () => Math.max(0, lineStart(at) - 1),
+      ArrowDown: () => { let to = at; while (to < last && this.symbol(to) !== "\n") to++; return Math.min(last, to + 1); },
+    };
+    if (event.key === "Escape") this.select(null);
+    else if (moves[event.key]) this.select(moves[event.key]());
+    else return;
+    event.preventDefault();
+  }
+
+  symbol(index) {
+    return this.entry.tokenizer.symbols[this.ids[index]];
+  }
+
+  describe(index) {
+    const bits = this.surprise[index];
+    return named(this.symbol(index)) + (bits === undefined ? "" : `, surprise ${bits.toFixed(1)} bits`);
+  }
+
+  expectation() {
+    const best = this.bars.slice(0, 3).map(({ id }) => `${named(this.entry.tokenizer.symbols[id])} ${percent(this.adjusted[id])}`);
+    return `Next: ${best.join(", ")}`;
+  }
+
+  // ---- drawing
+
+  draw() {
+    root.dataset.first ??= performance.now().toFixed(0); // milliseconds from opening the page to the first bars
+    this.drawBars();
+    this.drawHeads();
+    this.drawText();
+  }
+
+  drawBars() { // follows the sliders: only the softmax is taken again
+    if (!this.logits) return;
+    const { symbols } = this.entry.tokenizer;
+    this.adjusted = minigpt.next_probabilities(this.logits, state.t, state.k || null, state.p);
+    const order = [...this.adjusted.keys()].sort((a, b) => this.logits[b] - this.logits[a] || a - b);
+    const widest = Math.max(this.adjusted[order[0]], ...this.own);
+    const scale = (p) => `${(100 * p / widest).toFixed(2)}%`;
+    this.next.textContent = this.selected === null ? "What comes next" : `What it expected after “${sign(this.symbol(this.selected))}”`;
+    this.bars.forEach((bar, i) => {
+      bar.button.hidden = i >= order.length;
+      if (i >= order.length) return;
+      const id = (bar.id = order[i]), p = this.adjusted[id];
+      bar.symbol.textContent = sign(symbols[id]);
+      bar.fill.style.width = scale(p);
+      bar.mark.style.left = scale(this.own[id]);
+      bar.share.textContent = percent(p);
+      bar.button.classList.toggle("cut", p === 0);
+      bar.button.setAttribute("aria-label", `Write ${named(symbols[id])}, ${p ? percent(p) : "cut off"}`);
+    });
+    const others = order.slice(BARS), sum = others.reduce((total, id) => total + this.adjusted[id], 0);
+    this.rest.textContent = `${others.length ? `${others.length} others: ${percent(sum)}. ` : ""}${MARK}`;
+  }
+
+  drawText() {
+    const { symbols } = this.entry.tokenizer, spans = this.line.children;
+    while (spans.length > this.ids.length) this.line.lastChild.remove();
+    while (spans.length < this.ids.length) this.line.append(make("span", { role: "option" }));
+    const weights = colour === "attention" && this.weights.length ? this.row() : null;
+    this.ids.forEach((_, i) => this.paint(spans[i], i, symbols, weights));
+    this.shown = this.ids.length;
+    this.drawLegend();
+  }
+
+  grow() { // during generation: only what is new, and what has just left the context
+    const { symbols } = this.entry.tokenizer, spans = this.line.children, from = this.shown;
+    while (spans.length < this.ids.length) this.line.append(make("span", { role: "option" }));
+    const edge = Math.max(0, this.ids.length - this.entry.model.context);
+    for (let i = Math.max(0, this.edge); i < edge; i++) this.paint(spans[i], i, symbols);
+    for (let i = Math.max(0, from - 1); i < this.ids.length; i++) this.paint(spans[i], i, symbols);
+    this.shown = this.ids.length;
+    this.drawLegend();
+  }
+
+  paint(span, i, symbols, weights) {
+    const symbol = symbols[this.ids[i]], at = this.place(), first = Math.max(0, at + 1 - this.entry.model.context);
+    if (span.textContent !== sign(symbol)) span.textContent = symbol === " " ? " " : sign(symbol);
+    span.className = "";
+    span.toggleAttribute("data-end", symbol === "\n");
+    if (i < this.written) span.classList.add("prompt");
+    if (i < first || i > at) span.classList.add("away");
+    const bits = this.surprise[i];
+    span.setAttribute("aria-label", this.describe(i));
+    span.setAttribute("aria-selected", String(i === this.selected));
+    span.title = bits === undefined ? named(symbol) : `${named(symbol)}: ${bits.toFixed(1)} bits`;
+    if (i === this.selected) {
+      span.id = `pg-${this.name}-here`;
+      span.classList.add("here");
+      this.line.setAttribute("aria-activedescendant", span.id);
+    } else span.removeAttribute("id");
+    const attention = colour === "attention";
+    const weight = !attention || i < first || i > at ? 0 : weights ? weights[i - first] : Number(i === at);
+    shade(span, attention ? weight ** 0.6 : Math.min(1, (bits ?? 0) / 8) * 0.5);
+    span.classList.toggle("bits", !attention);
+  }
+
+  row() { // the weights that are shown: of the chosen head, or the mean over the heads that are on
+    if (this.head) return this.weights[this.head[0]][this.head[1]];
+    const all = this.weights.flatMap((heads, layer) => heads.filter((_, head) => !this.off.has(`${layer}.${head}`)));
+    const rows = all.length ? all : this.weights.flat();
+    return rows[0].map((_, t) => rows.reduce((sum, row) => sum + row[t], 0) / rows.length);
+  }
+
+  drawLegend() {
+    this.edge = Math.max(0, this.ids.length - this.entry.model.context);
+    const measured = this.surprise.slice(this.written).filter((bits) => bits !== undefined);
+    const parts = [];
+    if (colour === "attention" && this.weights.length) {
+      const which = this.head ? `layer ${this.head[0] + 1}, head ${this.head[1] + 1}` : "the heads, on average,";
+      parts.push(`Shaded: what ${which} read at “${sign(this.symbol(this.place()))}”.`);
+    } else if (colour === "attention") parts.push("Shaded: the one symbol that this model looks at.");
+    else parts.push("Shaded: how surprising each symbol was.");
+    if (measured.length) parts.push(`On average ${(measured.reduce((a, b) => a + b) / measured.length).toFixed(2)} bits in what follows the prompt.`);
+    if (this.edge || this.selected !== null) parts.push("Grey: out of its sight.");
+    this.legend.textContent = parts.join(" ");
+  }
+
+  buildHeads() {
+    const { n_layer = 0, n_head = 0 } = this.entry.model.config;
+    this.strips = [];
+    if (!n_layer) {
+      this.heads.replaceChildren(make("p", { class: "pg-label" }, "What each head looked at"),
+        make("p", { class: "pg-rest" }, "There are no heads: a bigram model looks at the last symbol and at nothing else."));
+      return;
+    }
+    const body = make("tbody");
+    const strip = (name, layer, head) => {
+      const canvas = make("canvas", { height: "1" }), most = make("td", { class: "pg-most" });
+      const button = make("button", { type: "button", class: "pg-strip", "aria-pressed": "false", onclick: () => this.choose(layer, head) }, canvas);
+      const box = layer === null ? "" : make("input", { type: "checkbox", checked: true, "aria-label": `Layer ${layer + 1}, head ${head + 1} is on`,
+        onchange: (event) => this.toggle(`${layer}.${head}`, event.target.checked) });
+      const row = make("tr", {}, make("th", { scope: "row" }, layer === null ? name : make("label", {}, box, name)), make("td", {}, button), most);
+      this.strips.push({ canvas, most, button, box, row, layer, head, name });
+      return row;
+    };
+    body.append(strip("mean", null, null));
+    for (let layer = 0; layer < n_layer; layer++) {
+      for (let head = 0; head < n_head; head++) {
+        const row = strip(`${layer + 1}.${head + 1}`, layer, head);
+        if (head === 0) row.className = "pg-layer";
+        body.append(row);
+      }
+    }
+    const all = make("button", { type: "button", class: "pg-small", onclick: () => this.toggleAll() }, "All heads on");
+    this.heads.replaceChildren(make("p", { class: "pg-label" }, "What each head looked at ", all),
+      make("div", { class: "pg-scroll" },
+        make("table", {}, make("caption", { class: "pg-hidden" }, "Heads, named layer.head: switched on or off, where they look"), body)));
+  }
+
+  choose(layer, head) {
+    this.head = layer === null ? null : [layer, head];
+    colour = "attention";
+    drawColour();
+    this.draw();
+  }
+
+  toggle(head, on) {
+    stop();
+    if (on) this.off.delete(head);
+    else this.off.add(head);
+    this.forget();
+    const before = this.adjusted;
+    this.update().then(() => {
+      if (!before) return;
+      const change = this.adjusted.reduce((sum, p, i) => sum + Math.abs(p - before[i]), 0) / 2;
+      say(`Head ${head.split(".").map((n) => Number(n) + 1).join(".")} ${on ? "on" : "off"}: ${percent(change)} of the probability moved. ${this.expectation()}`);
+    });
+    save();
+  }
+
+  toggleAll() {
+    this.off.clear();
+    this.forget();
+    this.update();
+    save();
+  }
+
+  drawHeads() {
+    if (!this.strips.length || !this.weights.length) return;
+    const [r, g, b] = getComputedStyle(root).getPropertyValue("--heat").trim().split(/\s+/).map(Number);
+    const at = this.place(), first = Math.max(0, at + 1 - this.entry.model.context), chosen = this.head;
+    for (const { canvas, most, button, box, row, layer, head, name } of this.strips) {
+      const isOff = layer !== null && this.off.has(`${layer}.${head}`), isChosen = layer === null ? !chosen : chosen?.[0] === layer && chosen[1] === head;
+      this.head = layer === null ? null : [layer, head];
+      const weights = this.row();
+      if (box) box.checked = !isOff;
+      row.classList.toggle("off", isOff);
+      button.setAttribute("aria-pressed", String(isChosen && colour === "attention"));
+      const span = Math.max(weights.length, Math.min(this.entry.model.context, 16));
+      if (canvas.width !== span) canvas.width = span;
+      const pixels = new ImageData(span, 1);
+      weights.forEach((weight, t) => pixels.data.set([r, g, b, Math.round(255 * weight ** 0.5)], 4 * t));
+      canvas.getContext("2d").putImageData(pixels, 0, 0);
+      const best = weights.reduce((top, weight, t) => (weight > weights[top] ? t : top), 0), back = at - first - best;
+      const where = back === 0 ? "itself" : `${back} back`;
+      most.replaceChildren(make("code", {}, sign(this.symbol(first + best))), ` ${where}, ${Math.round(100 * weights[best])} %`);
+      const who = layer === null ? "All heads, mean" : `Layer ${layer + 1}, head ${head + 1}`;
+      button.setAttribute("aria-label", `${who}: mostly ${named(this.symbol(first + best))}, ${where}, ${Math.round(100 * weights[best])} %. Shade the text with it`);
+      button.title = `${name}: shade the text with it`;
+    }
+    this.head = chosen;
+  }
+}
+
+// ---- controls ------------------------------------------------------------------------------------------------------
+
+const live = make("p", { class: "pg-hidden", role: "status", "aria-live": "polite" });
+const message = make("div", { class: "pg-message", role: "alert" });
+const status = make("span", { class: "pg-status" });
+const prompt = make("textarea", { id: "pg-prompt", rows: "2", spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
+const generate = make("button", { type: "button", class: "pg-main", onclick: () => (running ? stop() : start(STEPS)) }, "Generate");
+const one = make("button", { type: "button", onclick: () => { stop(); start(1); } }, "One symbol");
+const again = make("button", { type: "button", onclick: () => { stop(); state.text = ""; restart(""); save(true); } }, "Restart");
+const choose = make("select", { id: "pg-model", onchange: () => change({ model: choose.value }) });
+const against = make("select", { id: "pg-with", onchange: () => change({ with: against.value }) });
+const file = make("input", { type: "file", id: "pg-file", accept: ".safetensors", class: "pg-hidden", tabindex: "-1", "aria-label": "A .safetensors file",
+  onchange: () => { if (file.files.length) open(file.files[0]); file.value = ""; } });
+const grid = make("div", { class: "pg-columns" });
+const sliders = {
+  t: slider("Temperature", 0, 2, 0.05, (value) => (value === 0 ? "0, always the best" : value.toFixed(2))),
+  k: slider("Top-k", 1, 65, 1, (value, input) => (value >= Number(input.max) ? "all" : `the best ${value}`)),
+  p: slider("Top-p", 0.05, 1, 0.05, (value) => (value >= 1 ? "all" : value.toFixed(2))),
+};
+const seed = make("input", { type: "number", id: "pg-seed", min: "0", max: "999999", step: "1", oninput: () => {
+  state.seed = Math.max(0, Math.trunc(Number(seed.value) || 0));
+  save();
+} });
+
+function slider(label, min, max, step, tell) {
+  const id = `pg-${label.toLowerCase()}`, output = make("output", { for: id });
+  const input = make("input", { type: "range", id, min, max, step });
+  const show = () => {
+    output.textContent = tell(Number(input.value), input);
+    input.setAttribute("aria-valuetext", output.textContent);
+  };
+  input.addEventListener("input", () => {
+    show();
+    state.t = Number(sliders.t.input.value);
+    state.k = Number(sliders.k.input.value) >= Number(sliders.k.input.max) ? 0 : Number(sliders.k.input.value);
+    state.p = Number(sliders.p.input.value);
+    for (const column of columns) column.drawBars();
+    save();
+  });
+  return { input, show, element: make("div", { class: "pg-slider" }, make("label", { for: id }, label), output, input) };
+}
+
+const colours = ["surprise", "attention"].map((name) => make("button", { type: "button", "data-colour": name, onclick: () => {
+  colour = name;
+  drawColour();
+  for (const column of columns) if (column.logits) column.draw();
+} }, name === "surprise" ? "surprise" : "what it looks at"));
+
+function drawColour() {
+  for (const button of colours) button.setAttribute("aria-pressed", String(button.dataset.colour === colour));
+  for (const column of columns) if (column.logits) { column.drawText(); column.drawHeads(); }
+}
+
+function say(sentence) {
+  live.textContent = sentence;
+}
+
+function tell(sentence, ...buttons) {
+  message.replaceChildren(...(sentence ? [make("p", {}, sentence), ...buttons] : []));
+}
+
+// ---- generating ----------------------------------------------------------------------------------------------------
+
+async function start(n) {
+  if (!columns.length || columns.some((column) => !column.ids.length)) return;
+  const mine = (running = {}), began = performance.now();
+  grid.setAttribute("aria-busy", "true");
+  if (n > 1) generate.textContent = "Stop";
+  for (const column of columns) { column.selected = null; column.job++; }
+  if (n > 1) { colour = "surprise"; drawColour(); }
+  let drawn = performance.now(), done = 0;
+  try {
+    for (; done < n && running === mine; done++) {
+      await Promise.all(columns.map((column) => column.write()));
+      if (performance.now() - drawn > 30) {
+        for (const column of columns) column.grow();
+        status.textContent = `${done + 1} symbols, ${count(Math.round(1000 * (done + 1) / (performance.now() - began)))} a second`;
+        await new Promise((go) => (document.hidden ? setTimeout(go) : requestAnimationFrame(go)));
+        drawn = performance.now();
+      }
+    }
+  } catch (error) {
+    tell(error.message);
+  }
+  if (n > 1) status.textContent = `${done} symbols, ${count(Math.round(1000 * done / (performance.now() - began)))} a second`;
+  if (running === mine) stop();
+  await Promise.all(columns.map((column) => column.update()));
+  if (!running) grid.removeAttribute("aria-busy");
+  say(n === 1 ? `${named(columns[0].symbol(columns[0].ids.length - 1))} written. ${columns[0].expectation()}`
+    : `${done} symbols written, ending: ${columns[0].entry.tokenizer.decode(columns[0].ids.slice(-60))}`);
+  save();
+}
+
+function stop() {
+  running = null;
+  generate.textContent = "Generate";
+}
+
+// ---- models, prompt, address ---------------------------------------------------------------------------------------
+
+function restart(text = "") { // every column reads the prompt anew
+  const unknown = new Set();
+  for (const column of columns) {
+    for (const symbol of state.prompt + text) if (!column.entry.tokenizer.id_of.has(symbol)) unknown.add(symbol);
+  }
+  prompt.setAttribute("aria-invalid", String(unknown.size > 0 || !state.prompt));
+  generate.disabled = one.disabled = unknown.size > 0 || !state.prompt;
+  if (!state.prompt) return tell("The prompt is empty: give the model at least one symbol to continue.");
+  if (unknown.size) {
+    const list = Array.from(unknown, (symbol) => `“${sign(symbol)}”`).slice(0, 8).join(", ");
+    const who = columns.length > 1 ? "one of the models" : "this model";
+    return tell(`The prompt has ${unknown.size === 1 ? "a symbol" : "symbols"} that ${who} never saw: ${list}. It has no number for ${unknown.size === 1 ? "it" : "them"}.`,
+      make("button", { type: "button", onclick: () => known(unknown) }, unknown.size === 1 ? "Remove it" : "Remove them"));
+  }
+  tell(notice);
+  status.textContent = "";
+  for (const column of columns) {
+    column.set(state.prompt, text);
+    column.update();
+  }
+}
+
+function known(unknown) { // keep only what every model knows, and if that is nothing, one symbol they share
+  const left = Array.from(state.prompt).filter((symbol) => !unknown.has(symbol)).join("");
+  const shared = columns[0].entry.tokenizer.symbols.filter((symbol) => columns.every((column) => column.entry.tokenizer.id_of.has(symbol)));
+  state.prompt = prompt.value = left.trim() ? left : shared.includes("\n") ? "\n" : shared[0] || "";
+  restart();
+  save(true);
+  prompt.focus();
+}
+
+function change(changed) {
+  stop();
+  const text = "with" in changed ? writtenText() : "";
+  notice = "";
+  Object.assign(state, changed);
+  arrange();
+  restart(text);
+  save(true);
+}
+
+function arrange() { // as many columns as models are chosen and here
+  choose.value = state.model;
+  against.value = state.with;
+  const wanted = [state.model, state.with].filter((key) => models.has(key));
+  while (columns.length > wanted.length) columns.pop();
+  while (columns.length < wanted.length) columns.push(new Column(columns.length ? "second" : "first"));
+  columns.forEach((column, i) => column.use(models.get(wanted[i])));
+  grid.replaceChildren(...columns.map((column) => column.element));
+  grid.classList.toggle("two", columns.length > 1);
+  const most = Math.max(2, ...columns.map((column) => column.entry.tokenizer.vocab_size));
+  sliders.k.input.max = String(most);
+  sliders.k.input.value = String(state.k || most);
+  sliders.k.show();
+}
+
+function writtenText() {
+  const [column] = columns;
+  return column && column.ids.length ? column.entry.tokenizer.decode(column.ids).slice(state.prompt.length) : "";
+}
+
+function offer(entry) {
+  const known = models.has(entry.key);
+  models.set(entry.key, entry);
+  if (known) return;
+  choose.append(new Option(entry.label, entry.key));
+  against.append(new Option(entry.label, entry.key));
+}
+
+async function open(chosen) { // a file of the reader's own; it never leaves this page
+  stop();
+  tell("");
+  try {
+    if (chosen.size > 500_000_000) throw new minigpt.CheckpointError(`${chosen.name} has ${count(chosen.size)} bytes: this page reads files of up to 500 MB`);
+    const loaded = await minigpt.load_model(await chosen.arrayBuffer(), chosen.name);
+    const key = `own:${chosen.name}`;
+    offer({ ...loaded, key, label: chosen.name });
+    change({ model: key });
+    say(`${chosen.name} is open: ${columns[0].about.textContent}`);
+  } catch (error) {
+    tell(error instanceof minigpt.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`);
+  }
+}
+
+function save(step = false) { // the address says what is to be seen; Back undoes a branch
+  clearTimeout(saving);
+  const write = () => {
+    state.text = writtenText().slice(0, 1500);
+    state.off = [...(columns[0]?.off || [])].join(" ");
+    state.off2 = [...(columns[1]?.off || [])].join(" ");
+    const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULT[key]);
+    const address = new URLSearchParams(changed.map(([key, value]) => [key, String(value)])).toString();
+    if (location.hash.slice(1) === address) return;
+    const url = address ? `#${address}` : location.href.split("#")[0];
+    try {
+      history[step ? "pushState" : "replaceState"](null, "", url);
+    } catch { /* too many changes in a short time: the next one is stored */ }
+  };
+  if (step) write();
+  else saving = setTimeout(write, 250);
+}
+
+function fromAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  Object.assign(state, DEFAULT);
+  for (const key of Object.keys(DEFAULT)) {
+    if (!given.has(key)) continue;
+    const value = given.get(key);
+    if (typeof DEFAULT[key] === "string") state[key] = value;
+    else if (Number.isFinite(Number(value))) state[key] = Number(value);
+  }
+  state.t = Math.min(2, Math.max(0, state.t));
+  state.p = Math.min(1, Math.max(0.05, state.p));
+  state.k = Math.max(0, Math.trunc(state.k));
+  state.seed = Math.max(0, Math.trunc(state.seed));
+  prompt.value = state.prompt;
+  seed.value = String(state.seed);
+  sliders.t.input.value = String(state.t);
+  sliders.p.input.value = String(state.p);
+  for (const { show } of Object.values(sliders)) show();
+}
+
+function show() { // what the address says
+  stop();
+  fromAddress();
+  const { off, off2, text } = state;
+  const absent = [state.model, state.with].filter((key) => key && !models.has(key) && !expected.has(key));
+  if (absent.includes(state.model)) state.model = DEFAULT.model;
+  if (absent.includes(state.with)) state.with = "";
+  arrange();
+  columns.forEach((column, i) => {
+    column.off = new Set((i ? off2 : off).split(" ").filter((head) => /^\d+\.\d+$/.test(head)));
+    column.forget();
+  });
+  const names = absent.map((key) => key.replace("own:", "")).join(" and ");
+  notice = names ? `The address names a model that is not on this page: ${names}. Open its file to see it.` : "";
+  if (columns.length) restart(text);
+}
+
+// ---- begin ---------------------------------------------------------------------------------------------------------
+
+function field(id, label, ...controls) {
+  return make("div", { class: "pg-field" }, make("label", { for: id }, label), ...controls);
+}
+
+function build() {
+  against.append(new Option("no other model", ""));
+  const pick = make("button", { type: "button", onclick: () => file.click() }, "Open a model …");
+  root.replaceChildren(
+    make("div", { class: "pg-panel" },
+      field("pg-prompt", "Prompt", prompt),
+      make("div", { class: "pg-actions" }, generate, one, again, status),
+      make("div", { class: "pg-settings" }, ...Object.values(sliders).map(({ element }) => element), field("pg-seed", "Seed", seed)),
+      make("div", { class: "pg-models" }, field("pg-model", "Model", choose), field("pg-with", "Compare with", against), pick, file,
+        make("span", { class: "pg-hint" }, "or drop a .safetensors file here"))),
+    message,
+    make("div", { class: "pg-colour", role: "group", "aria-label": "What the shading shows" }, make("span", {}, "Shading: "), ...colours,
+      make("span", { class: "pg-hint" }, "Click a symbol to look into it, a bar to go on with its symbol.")),
+    grid, live);
+  drawColour();
+  prompt.addEventListener("input", () => {
+    stop();
+    state.prompt = prompt.value;
+    restart();
+    save();
+  });
+  for (const kind of ["dragenter", "dragover"]) root.addEventListener(kind, (event) => { event.preventDefault(); root.classList.add("over"); });
+  root.addEventListener("dragleave", (event) => { if (!root.contains(event.relatedTarget)) root.classList.remove("over"); });
+  root.addEventListener("drop", (event) => {
+    event.preventDefault();
+    root.classList.remove("over");
+    if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
+  });
+  addEventListener("popstate", show);
+  new MutationObserver(() => { for (const column of columns) column.drawHeads(); })
+    .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+}
+
+const expected = new Set(root.dataset.models.split(" "));
+
+async function arrive([key, text]) { // the weights of a model of the book, as a script brought them
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const loaded = await minigpt.load_model(bytes.buffer, key);
+  expected.delete(key);
+  offer({ ...loaded, key, label: key });
+  if (key === state.model || key === state.with) {
+    const { off, off2, text } = state;
+    arrange();
+    columns.forEach((column, i) => {
+      if (column.entry.key !== key) return;
+      column.off = new Set((i ? off2 : off).split(" ").filter((head) => /^\d+\.\d+$/.test(head)));
+      column.forget();
+    });
+    restart(text);
+  } else arrange();
+}
+
+build();
+fromAddress();
+show();
+const brought = self.minigpt_weights || [];
+const received = (model) => arrive(model).catch((error) => tell(`${error.message}.`));
+self.minigpt_weights = { push: received };
+brought.splice(0).forEach(received);
+})();
