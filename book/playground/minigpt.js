@@ -100,14 +100,20 @@ class GPT {
   static shapes({ vocab_size, block_size, n_embd, n_head, n_layer }) {
     if (n_embd % n_head) throw new Error(`n_embd is ${n_embd}: it must be divisible by n_head, which is ${n_head}`);
     const norm = (name) => ({ [`${name}.weight`]: [n_embd], [`${name}.bias`]: [n_embd] });
-    const shapes = { "token_embedding.weight": [vocab_size, n_embd], "position_embedding.weight": [block_size, n_embd] };
+    const shapes = {
+      "token_embedding.weight": [vocab_size, n_embd],
+      "position_embedding.weight": [block_size, n_embd],
+    };
     for (let i = 0; i < n_layer; i++) {
       const block = `blocks.${i}`;
       Object.assign(shapes, norm(`${block}.norm1`), norm(`${block}.norm2`), {
         [`${block}.attention.qkv.weight`]: [3 * n_embd, n_embd],
-        [`${block}.attention.proj.weight`]: [n_embd, n_embd], [`${block}.attention.proj.bias`]: [n_embd],
-        [`${block}.feed_forward.net.0.weight`]: [4 * n_embd, n_embd], [`${block}.feed_forward.net.0.bias`]: [4 * n_embd],
-        [`${block}.feed_forward.net.2.weight`]: [n_embd, 4 * n_embd], [`${block}.feed_forward.net.2.bias`]: [n_embd],
+        [`${block}.attention.proj.weight`]: [n_embd, n_embd],
+        [`${block}.attention.proj.bias`]: [n_embd],
+        [`${block}.feed_forward.net.0.weight`]: [4 * n_embd, n_embd],
+        [`${block}.feed_forward.net.0.bias`]: [4 * n_embd],
+        [`${block}.feed_forward.net.2.weight`]: [n_embd, 4 * n_embd],
+        [`${block}.feed_forward.net.2.bias`]: [n_embd],
       });
     }
     return { ...shapes, ...norm("norm"), "head.weight": [vocab_size, n_embd], "head.bias": [vocab_size] };
@@ -198,8 +204,8 @@ class OnePosition {
 }
 
 // What a model has read, and its logits at every position of it. Only what is new is computed: text that goes on costs
-// one position a symbol, and after a step back the cache is cut. Past the context every position shifts, so that nothing
-// in the cache fits any more and the whole window is read again: learned positions cannot slide.
+// one position a symbol, and after a step back the cache is cut. Past the context every position shifts, so that
+// nothing in the cache fits any more and the whole window is read again: learned positions cannot slide.
 class Reading {
   constructor(model, off) {
     Object.assign(this, { model, position: model.position(off), ids: [], logits: [] });
@@ -284,7 +290,9 @@ function refuse(sentence) {
 
 async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { model, tokenizer, facts, name }
   const { tensors, metadata } = await read_tensors(buffer, file), name = metadata.model;
-  if (!Object.hasOwn(BUILD, name)) refuse(`${file} holds a ${name}, and this page runs only ${Object.keys(BUILD).join(" and ")}`);
+  if (!Object.hasOwn(BUILD, name)) {
+    refuse(`${file} holds a ${name}, and this page runs only ${Object.keys(BUILD).join(" and ")}`);
+  }
   let config, facts;
   try {
     config = JSON.parse(metadata.config);
@@ -292,7 +300,9 @@ async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { mo
     for (const [key, value] of Object.entries(config)) {
       if (key !== "dropout" && !(Number.isInteger(value) && value >= 1)) throw new Error(`${key} is ${value}`);
     }
-    if (config.n_layer > Object.keys(tensors).length) throw new Error(`n_layer is ${config.n_layer}, more than it has weights for`);
+    if (config.n_layer > Object.keys(tensors).length) {
+      throw new Error(`n_layer is ${config.n_layer}, more than it has weights for`);
+    }
     const shapes = BUILD[name].shapes(config), shape = (of) => (of ? of.join(" × ") : "not there");
     for (const key of new Set([...Object.keys(shapes), ...Object.keys(tensors)])) {
       const [is, ought] = [shape(tensors[key]?.shape), shape(shapes[key])];
@@ -304,7 +314,8 @@ async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { mo
   if (!metadata.alphabet) refuse(`${file} was saved without an alphabet: give save_model the tokenizer`);
   const tokenizer = new CharTokenizer(metadata.alphabet), known = tokenizer.id_of.size;
   if (known !== config.vocab_size || known !== tokenizer.vocab_size) {
-    refuse(`${file} has an alphabet of ${known} symbols and a vocab_size of ${config.vocab_size}: save it again with its own tokenizer`);
+    refuse(`${file} has an alphabet of ${known} symbols and a vocab_size of ${config.vocab_size}: ` +
+      "save it again with its own tokenizer");
   }
   return { model: new BUILD[name](config, tensors), tokenizer, facts, name };
 }
@@ -312,7 +323,9 @@ async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { mo
 async function read_tensors(buffer, file) {
   const { header, start } = read_header(new Uint8Array(buffer), file), tensors = {};
   const { __metadata__: metadata, ...entries } = header;
-  if (metadata?.format !== "minigpt") refuse(`${file} is a safetensors file, but not one of minigpt's: choose one that it wrote`);
+  if (metadata?.format !== "minigpt") {
+    refuse(`${file} is a safetensors file, but not one of minigpt's: choose one that it wrote`);
+  }
   if (metadata.version !== "1") refuse(`${file} has format version ${metadata.version}: this page reads 1`);
   if (!(await is_whole(new Uint8Array(buffer), start, String(metadata.sha256)))) {
     refuse(`${file} is damaged (its checksum does not match): copy or train it again`);
@@ -342,7 +355,8 @@ function read_header(bytes, file) {
     for (const [name, entry] of Object.entries(header)) {
       if (name === "__metadata__") continue;
       const numbers = [...entry.data_offsets, ...entry.shape];
-      if (!numbers.every((n) => Number.isInteger(n) && n >= 0) || entry.data_offsets.length !== 2) throw new Error(name);
+      const whole = numbers.every((n) => Number.isInteger(n) && n >= 0);
+      if (!whole || entry.data_offsets.length !== 2) throw new Error(name);
       end = Math.max(end, start + numbers[1]);
     }
   } catch {
@@ -370,6 +384,9 @@ function float16(halves) { // the bits moved to where a 32-bit number has them; 
   return numbers;
 }
 
-return { CharTokenizer, BigramLanguageModel, GPT, Reading, next_probabilities, uniform, draw, stream, load_model, CheckpointError };
+return {
+  CharTokenizer, BigramLanguageModel, GPT, Reading, next_probabilities, uniform, draw, stream,
+  load_model, CheckpointError,
+};
 })();
 if (typeof module === "object") module.exports = minigpt;

@@ -344,7 +344,8 @@ class Column {
     this.update().then(() => {
       if (!before) return;
       const change = this.adjusted.reduce((sum, p, i) => sum + Math.abs(p - before[i]), 0) / 2;
-      say(`Head ${head.split(".").map((n) => Number(n) + 1).join(".")} ${on ? "on" : "off"}: ${percent(change)} of the probability moved. ${this.expectation()}`);
+      const name = head.split(".").map((n) => Number(n) + 1).join(".");
+      say(`Head ${name} ${on ? "on" : "off"}: ${percent(change)} of the probability moved. ${this.expectation()}`);
     });
     save();
   }
@@ -361,7 +362,8 @@ class Column {
     const [r, g, b] = getComputedStyle(root).getPropertyValue("--heat").trim().split(/\s+/).map(Number);
     const at = this.place(), first = Math.max(0, at + 1 - this.entry.model.context), chosen = this.head;
     for (const { canvas, most, button, box, row, layer, head, name } of this.strips) {
-      const isOff = layer !== null && this.off.has(`${layer}.${head}`), isChosen = layer === null ? !chosen : chosen?.[0] === layer && chosen[1] === head;
+      const isOff = layer !== null && this.off.has(`${layer}.${head}`);
+      const isChosen = layer === null ? !chosen : chosen?.[0] === layer && chosen[1] === head;
       this.head = layer === null ? null : [layer, head];
       const weights = this.row();
       if (box) box.checked = !isOff;
@@ -376,7 +378,8 @@ class Column {
       const where = back === 0 ? "itself" : `${back} back`;
       most.replaceChildren(make("code", {}, sign(this.symbol(first + best))), ` ${where}, ${Math.round(100 * weights[best])} %`);
       const who = layer === null ? "All heads, mean" : `Layer ${layer + 1}, head ${head + 1}`;
-      button.setAttribute("aria-label", `${who}: mostly ${named(this.symbol(first + best))}, ${where}, ${Math.round(100 * weights[best])} %. Shade the text with it`);
+      const most_read = `${named(this.symbol(first + best))}, ${where}, ${Math.round(100 * weights[best])} %`;
+      button.setAttribute("aria-label", `${who}: mostly ${most_read}. Shade the text with it`);
       button.title = `${name}: shade the text with it`;
     }
     this.head = chosen;
@@ -394,7 +397,8 @@ const one = make("button", { type: "button", onclick: () => { stop(); start(1); 
 const again = make("button", { type: "button", onclick: () => { stop(); state.text = ""; restart(""); save(true); } }, "Restart");
 const choose = make("select", { id: "pg-model", onchange: () => change({ model: choose.value }) });
 const against = make("select", { id: "pg-with", onchange: () => change({ with: against.value }) });
-const file = make("input", { type: "file", id: "pg-file", accept: ".safetensors", class: "pg-hidden", tabindex: "-1", "aria-label": "A .safetensors file",
+const file = make("input", { type: "file", accept: ".safetensors", class: "pg-hidden", tabindex: "-1",
+  "aria-label": "A .safetensors file",
   onchange: () => { if (file.files.length) open(file.files[0]); file.value = ""; } });
 const grid = make("div", { class: "pg-columns" });
 const sliders = {
@@ -489,13 +493,14 @@ function restart(text = "") { // every column reads the prompt anew
     for (const symbol of state.prompt + text) if (!column.entry.tokenizer.id_of.has(symbol)) unknown.add(symbol);
   }
   prompt.setAttribute("aria-invalid", String(unknown.size > 0 || !state.prompt));
-  generate.disabled = one.disabled = unknown.size > 0 || !state.prompt;
+  generate.disabled = one.disabled = grid.inert = unknown.size > 0 || !state.prompt;
   if (!state.prompt) return tell("The prompt is empty: give the model at least one symbol to continue.");
   if (unknown.size) {
     const list = Array.from(unknown, (symbol) => `“${sign(symbol)}”`).slice(0, 8).join(", ");
     const who = columns.length > 1 ? "one of the models" : "this model";
-    return tell(`The prompt has ${unknown.size === 1 ? "a symbol" : "symbols"} that ${who} never saw: ${list}. It has no number for ${unknown.size === 1 ? "it" : "them"}.`,
-      make("button", { type: "button", onclick: () => known(unknown) }, unknown.size === 1 ? "Remove it" : "Remove them"));
+    const [what, it] = unknown.size === 1 ? ["a symbol", "it"] : ["symbols", "them"];
+    return tell(`The prompt has ${what} that ${who} never saw: ${list}. It has no number for ${it}.`,
+      make("button", { type: "button", onclick: () => known(unknown) }, `Remove ${it}`));
   }
   tell(notice);
   status.textContent = "";
@@ -531,7 +536,8 @@ function arrange() { // as many columns as models are chosen and here
   while (columns.length > wanted.length) columns.pop();
   while (columns.length < wanted.length) columns.push(new Column(columns.length ? "second" : "first"));
   columns.forEach((column, i) => column.use(models.get(wanted[i])));
-  grid.replaceChildren(...columns.map((column) => column.element));
+  const awaited = make("p", { class: "pg-wait" }, `${state.model} is on its way: up to 2 MB, once.`);
+  grid.replaceChildren(...(columns.length ? columns.map((column) => column.element) : [awaited]));
   grid.classList.toggle("two", columns.length > 1);
   const most = Math.max(2, ...columns.map((column) => column.entry.tokenizer.vocab_size));
   sliders.k.input.max = String(most);
@@ -556,7 +562,9 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
   stop();
   tell("");
   try {
-    if (chosen.size > 500_000_000) throw new minigpt.CheckpointError(`${chosen.name} has ${count(chosen.size)} bytes: this page reads files of up to 500 MB`);
+    if (chosen.size > 500_000_000) {
+      throw new minigpt.CheckpointError(`${chosen.name} has ${count(chosen.size)} bytes: this page reads up to 500 MB`);
+    }
     const loaded = await minigpt.load_model(await chosen.arrayBuffer(), chosen.name);
     const key = `own:${chosen.name}`;
     offer({ ...loaded, key, label: chosen.name });
