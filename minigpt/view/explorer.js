@@ -147,10 +147,10 @@
     const overview = make("div", { class: "overview", role: "radiogroup", "aria-label": "Layers and heads: choose one" });
     overview.style.setProperty("--columns", columns);
     const thumbs = [];
-    const mark = (text) => make("span", { class: "mark", "aria-hidden": "true" }, text);
-    overview.append(mark(""), ...Array.from({ length: columns }, (_, h) => mark(h < data.heads ? (h ? "" : "head ") + h : "mean")));
+    const axis = (text) => make("span", { class: "axis", "aria-hidden": "true" }, text);
+    overview.append(axis(""), ...Array.from({ length: columns }, (_, h) => axis(h < data.heads ? (h ? "" : "head ") + h : "mean")));
     for (let l = 0; l < data.layers; l++) {
-      overview.append(mark((l ? "" : "layer ") + l));
+      overview.append(axis((l ? "" : "layer ") + l));
       for (let h = 0; h < columns; h++) {
         const thumb = make("button", { type: "button", role: "radio", "aria-label": headName(l, h) }, make("canvas", { "aria-hidden": "true" }));
         thumb.addEventListener("click", () => choose(l, h));

@@ -1,0 +1,148 @@
+"""The checks of chapter 8: the solutions pass, each wrong answer is told its own mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt.exercises.inside import check_distance, check_settled, check_without
+
+
+@pytest.mark.parametrize("label", ["ex-08-1", "ex-08-2", "ex-08-3"])
+def test_solution(solve: Callable[..., Any], label: str) -> None:
+    solve(label)
+
+
+def steps(T: int) -> torch.Tensor:
+    return torch.arange(T)[:, None] - torch.arange(T)
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("negative", lambda w: (w * -steps(w.size(-1))).sum(-1).mean(-1)),
+        ("a sum over the queries", lambda w: (w * steps(w.size(-1))).sum((-2, -1))),
+        ("a mean over the keys", lambda w: (w * steps(w.size(-1))).mean((-2, -1))),
+        ("the position of the key", lambda w: (w * torch.arange(w.size(-1))).sum(-1).mean(-1)),
+        ("most weight only", lambda w: (torch.arange(w.size(-1)) - w.argmax(-1)).float().mean(-1)),
+        ("without row 0", lambda w: (w * steps(w.size(-1))).sum(-1)[..., 1:].mean(-1)),
+        ("one number for each head", lambda w: (w * steps(w.size(-1))).sum(-1)),
+        ("it must be a tensor", lambda w: 1.0),
+        ("off by", lambda w: w.sum((-2, -1))),
+    ],
+)
+def test_wrong_distance(message: str, wrong: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_distance(wrong)
+
+
+def agreement(logits: torch.Tensor) -> torch.Tensor:
+    guesses = logits.argmax(-1)
+    return (guesses == guesses[-1]).long()
+
+
+def run(logits: torch.Tensor) -> torch.Tensor:
+    return agreement(logits).flip(0).cumprod(0).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("changes again later", lambda x: agreement(x).argmax(0)),
+        ("depths count from 0", lambda x: len(x) - run(x) + 1),
+        ("not from when on", lambda x: run(x)),
+        ("wherever they are", lambda x: (1 - agreement(x)).sum(0)),
+        ("compare every depth", lambda x: torch.full(x.shape[1:-1], len(x) - 1)),
+        ("one depth for each position", lambda x: x.argmax(-1)),
+        ("off by", lambda x: -run(x)),
+    ],
+)
+def test_wrong_settled(message: str, wrong: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_settled(wrong)
+
+
+def silence(
+    model: Any,
+    heads: Any,
+    idx: Any,
+    *,
+    rows: bool = False,
+    restore: bool = True,
+    start: bool = False,
+    bias: bool = True,
+) -> Any:
+    """An answer by way of the weights, with a switch for each mistake."""
+    size = model.config.n_embd // model.config.n_head
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        for layer, head in heads:
+            projection = model.blocks[layer].attention.proj
+            begin = head if start else head * size
+            if not bias:
+                projection.weight.zero_()
+                projection.bias.zero_()
+            elif rows:
+                projection.weight[begin : begin + size] = 0
+            else:
+                projection.weight[:, begin : begin + size] = 0
+        logits = model(idx)
+    if restore:
+        model.load_state_dict(kept)
+    return logits
+
+
+def late_binding(model: Any, heads: Any, idx: Any) -> Any:
+    """The hooks all see the last pair: Python looks `head` up when they run."""
+    size, hooks = model.config.n_embd // model.config.n_head, []
+    for layer, head in heads:
+
+        def off(_: Any, inputs: Any) -> Any:
+            x = inputs[0].clone()
+            x[..., head * size : (head + 1) * size] = 0  # noqa: B023  (the mistake)
+            return (x,)
+
+        hooks.append(model.blocks[layer].attention.proj.register_forward_pre_hook(off))
+    with torch.no_grad():
+        logits = model(idx)
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
+def hook_left(model: Any, heads: Any, idx: Any) -> Any:
+    logits = silence(model, heads, idx)
+    model.blocks[0].register_forward_hook(lambda module, inputs, output: 0 * output)
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("nothing is silenced", lambda model, heads, idx: silence(model, [], idx)),
+        ("has changed; keep a copy", lambda *given: silence(*given, restore=False)),
+        ("a hook is still there", hook_left),
+        ("only the last pair", lambda model, heads, idx: silence(model, heads[-1:], idx)),
+        ("only the first pair", lambda model, heads, idx: silence(model, heads[:1], idx)),
+        ("rows of proj.weight", lambda *given: silence(*given, rows=True)),
+        ("layer and head are exchanged", lambda model, heads, idx: silence(model, [h[::-1] for h in heads], idx)),
+        ("begins at head \\* head_size", lambda *given: silence(*given, start=True)),
+        ("bias is gone too", lambda *given: silence(*given, bias=False)),
+        ("logits \\(B, T, vocab_size\\)", lambda model, heads, idx: model(idx)[:, -1]),
+        ("off by", lambda *given: 2 * silence(*given)),
+        ("every hook silences the last head", late_binding),
+    ],
+)
+def test_wrong_without(message: str, wrong: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_without(wrong)
+
+
+@pytest.mark.parametrize("check", [check_distance, check_settled, check_without])
+@pytest.mark.parametrize("empty", [lambda *_: None, lambda *_: ...])
+def test_empty_answer(check: Callable[..., None], empty: Callable[..., Any], capsys: Any) -> None:
+    check(empty)
+    assert "Your turn" in capsys.readouterr().out
