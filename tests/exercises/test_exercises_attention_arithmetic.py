@@ -110,15 +110,3 @@ def test_wrong_detectors(message: str, wrong: Callable[..., Any]) -> None:
 def test_a_detector_may_answer_with_a_tensor(capsys: pytest.CaptureFixture[str]) -> None:
     checks.check_leak_detector(lambda attention: torch.tensor(detector()(attention)))
     assert capsys.readouterr().out.startswith("Right:")
-
-
-@pytest.mark.parametrize("check", [checks.check_scaled_scores, checks.check_fading_weights, checks.check_leak_detector])
-@pytest.mark.parametrize("nothing", [None, ...])
-def test_an_empty_stub_is_told_once(
-    check: Callable[..., None], nothing: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stub(*inputs: Any) -> Any:
-        return nothing
-
-    check(stub)
-    assert capsys.readouterr().out == "Your turn: stub returns nothing yet.\n"

@@ -122,15 +122,3 @@ def test_wrong_writing_is_named(message: str, wrong: Callable[..., Any]) -> None
     torch.manual_seed(0)
     with pytest.raises(AssertionError, match=message):
         check_write(wrong)
-
-
-@pytest.mark.parametrize("check", [check_to_probabilities, check_mean_surprise, check_write])
-@pytest.mark.parametrize("answer", [None, ...])
-def test_an_empty_stub_is_met_with_a_kind_word(
-    check: Callable[..., None], answer: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stub(*_: Any) -> Any:
-        return answer
-
-    check(stub)
-    assert "Your turn" in capsys.readouterr().out

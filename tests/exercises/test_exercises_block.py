@@ -13,13 +13,6 @@ def test_solution(solve, label):
     solve(label)
 
 
-@pytest.mark.parametrize("check", [check_layer_norm, check_dropout, check_post_norm])
-@pytest.mark.parametrize("empty", [None, ...])
-def test_an_empty_stub_is_not_an_error(check, empty, capsys):
-    check(lambda *_: empty)
-    assert "Your turn" in capsys.readouterr().out
-
-
 def normalize(axis, eps=1e-5, unbiased=False):
     def layer_norm(x):
         variance = x.var(axis, keepdim=True, unbiased=unbiased)

@@ -188,13 +188,3 @@ def test_a_right_answer_is_one_line(check: Any, function: Any, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert printed.startswith("Right: ")
     assert printed.count("\n") == 1
-
-
-@pytest.mark.parametrize("check", [check_count, check_next, check_tied])
-@pytest.mark.parametrize("empty", [None, ...])
-def test_an_empty_stub_is_invited(check: Any, empty: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    def stub(*inputs: Any) -> Any:
-        return empty
-
-    check(stub)
-    assert capsys.readouterr().out == "Your turn: stub returns nothing yet.\n"

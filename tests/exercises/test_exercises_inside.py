@@ -139,10 +139,3 @@ def hook_left(model: Any, heads: Any, idx: Any) -> Any:
 def test_wrong_without(message: str, wrong: Callable[..., Any]) -> None:
     with pytest.raises(AssertionError, match=message):
         check_without(wrong)
-
-
-@pytest.mark.parametrize("check", [check_distance, check_settled, check_without])
-@pytest.mark.parametrize("empty", [lambda *_: None, lambda *_: ...])
-def test_empty_answer(check: Callable[..., None], empty: Callable[..., Any], capsys: Any) -> None:
-    check(empty)
-    assert "Your turn" in capsys.readouterr().out

@@ -126,15 +126,3 @@ def each(logits: Tensor, targets: Tensor) -> Tensor:
 def test_wrong_losses(message: str, wrong: Callable[..., Any]) -> None:
     with pytest.raises(AssertionError, match=message):
         checks.check_loss_by_position(wrong)
-
-
-@pytest.mark.parametrize("check", [checks.check_head, checks.check_embed, checks.check_loss_by_position])
-@pytest.mark.parametrize("nothing", [None, ...])
-def test_an_empty_stub_is_told_once(
-    check: Callable[..., None], nothing: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stub(*inputs: Any) -> Any:
-        return nothing
-
-    check(stub)
-    assert capsys.readouterr().out == "Your turn: stub returns nothing yet.\n"

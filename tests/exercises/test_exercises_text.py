@@ -121,15 +121,3 @@ def test_wrong_rows_are_named(message: str, wrong: Callable[..., Any]) -> None:
 def test_wrong_bits_are_named(message: str, wrong: Callable[..., Any]) -> None:
     with pytest.raises(AssertionError, match=message):
         check_bits_per_character(wrong)
-
-
-@pytest.mark.parametrize("check", [check_encode_known, check_all_rows, check_bits_per_character])
-@pytest.mark.parametrize("answer", [None, ...])
-def test_an_empty_stub_is_met_with_a_kind_word(
-    check: Callable[..., None], answer: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stub(*_: Any) -> Any:
-        return answer
-
-    check(stub)
-    assert "Your turn" in capsys.readouterr().out
