@@ -327,4 +327,7 @@ def test_fingerprint_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (package / "other.py").write_text("Other = 2\n")
     assert tool.fingerprint(nb) == before
     (package / "attention.py").write_text("Head = 2\n")
-    assert tool.fingerprint(nb) != before
+    changed = tool.fingerprint(nb)
+    assert changed != before
+    (package / "attention.js").write_text("let head;\n")  # a script that belongs to a module
+    assert tool.fingerprint(nb) != changed

@@ -103,7 +103,8 @@ def fingerprint(nb: Any) -> str:
             package = name if file.name == "__init__.py" else name.rpartition(".")[0]
             todo |= modules_used(file.read_text("utf8"), exported, package)
     digest = hashlib.sha256("\0".join(code).encode())
-    for file in sorted(seen):
+    beside = {file.with_suffix(suffix) for file in seen for suffix in (".js", ".css")}  # what a view brings along
+    for file in sorted(seen | {file for file in beside if file.is_file()}):
         digest.update(f"\0{file.relative_to(ROOT).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
