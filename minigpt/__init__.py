@@ -8,6 +8,8 @@ from minigpt.bigram import BigramLanguageModel, cross_entropy
 from minigpt.block import Block, FeedForward
 from minigpt.generation import KVCache, generate, next_probabilities, stream
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.modern import ModernGPT
+from minigpt.muon import Muon
 from minigpt.run.checkpoint import load_model, load_tokenizer, save_model
 from minigpt.text import CharTokenizer, get_batch, load_text, split
 from minigpt.training import History, TrainConfig, estimate_loss, evaluate, train
@@ -24,7 +26,9 @@ __all__ = [
     "Head",
     "History",
     "KVCache",
+    "ModernGPT",
     "MultiHeadAttention",
+    "Muon",
     "TrainConfig",
     "attention_weights",
     "cross_entropy",

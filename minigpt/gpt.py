@@ -77,6 +77,11 @@ class GPT(LanguageModel):
         Raises:
             ValueError: idx is not (B, T), or reaches past block_size.
         """
+        positions = self.positions(idx, start)
+        return self.dropout(self.token_embedding(idx) + self.position_embedding(positions))
+
+    def positions(self, idx: Tensor, start: int) -> Tensor:
+        """Where ids (B, T) stand, the first at position `start`: (T,); errors as in `embed`."""
         if idx.dim() != 2:
             raise ValueError(f"idx has shape {tuple(idx.shape)}: it must be (B, T); add a batch axis with idx[None]")
         end = start + idx.size(1)
@@ -85,8 +90,7 @@ class GPT(LanguageModel):
                 f"the sequence has {end} symbols, but block_size is {self.config.block_size}: "
                 f"keep the last ones, idx[:, -{self.config.block_size}:]"
             )
-        positions = torch.arange(start, end, device=idx.device)  # (T,)
-        return self.dropout(self.token_embedding(idx) + self.position_embedding(positions))
+        return torch.arange(start, end, device=idx.device)
 
     def forward(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
         x = self.embed(idx, start=cache.length if cache else 0)  # (B, T, n_embd)

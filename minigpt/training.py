@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
 from minigpt.bigram import LanguageModel, cross_entropy
 from minigpt.gpt import evaluating
+from minigpt.muon import Muon
 from minigpt.text import get_batch
 
 
@@ -30,9 +31,12 @@ class TrainConfig:
     steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 1e-3
-    final_rate: float = 0.1  # the rate decays along a cosine to this part of learning_rate
+    decay: str = "cosine"  # or "linear": the way the rate comes down
+    final_rate: float = 0.1  # the part of learning_rate at which it ends
     warmup_steps: int = 100  # but never more than a tenth of the steps
     weight_decay: float = 0.1  # on matrices only
+    optimizer: str = "adamw"  # or "muon": Muon for the matrices of the blocks, AdamW for the rest
+    muon_rate: float = 0.02  # Muon's highest rate, which rises and decays as learning_rate does
     beta1: float = 0.9
     beta2: float = 0.99
     grad_clip: float = 1.0  # the largest norm of the gradient
@@ -50,13 +54,15 @@ class TrainConfig:
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {low}")
-        most = {"learning_rate": math.inf, "weight_decay": math.inf, "grad_clip": math.inf}
+        most = dict.fromkeys(("learning_rate", "muon_rate", "weight_decay", "grad_clip"), math.inf)
         for name, high in {**most, "final_rate": 1, "beta1": 1, "beta2": 1}.items():
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= high:
                 raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {high}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is {self.precision!r}: it must be 'float32' or 'bfloat16'")
+        names = {"precision": ("float32", "bfloat16"), "optimizer": ("adamw", "muon"), "decay": ("cosine", "linear")}
+        for name, allowed in names.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be {allowed[0]!r} or {allowed[1]!r}")
 
 
 @dataclass
@@ -81,7 +87,7 @@ class History:
 class TrainState:
     """What the next step depends on, besides the weights and torch's own generator (which draws dropout)."""
 
-    optimizer: AdamW
+    optimizers: list[Optimizer]
     generator: torch.Generator  # draws the batches
     step: int = 0
     seconds: float = 0.0
@@ -89,25 +95,40 @@ class TrainState:
 
 
 def start(model: nn.Module, config: TrainConfig) -> TrainState:
-    """The state before the first step: AdamW with decay on matrices only, and a seeded generator."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]  # biases and the scales of LayerNorm
+    """The state before the first step: the optimizers, with decay on matrices only, and a seeded generator."""
+    parameters = list(model.named_parameters())
+    inside = [p for name, p in parameters if p.dim() == 2 and "blocks." in name and config.optimizer == "muon"]
+    for_muon = {id(p) for p in inside}
+    matrices = [p for _, p in parameters if p.dim() >= 2 and id(p) not in for_muon]
+    others = [p for _, p in parameters if p.dim() < 2]  # biases and the scales of LayerNorm
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    optimizer = AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-    return TrainState(optimizer, torch.Generator().manual_seed(config.seed))
+    optimizers: list[Optimizer] = [
+        AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    ]
+    if inside:
+        optimizers.append(Muon(inside, lr=config.muon_rate, weight_decay=config.weight_decay))
+    return TrainState(optimizers, torch.Generator().manual_seed(config.seed))
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """The part of its highest value that a rate has at a step: a straight rise, then half a cosine or a line down.
+
+    (Loshchilov and Hutter 2017; for the line, Defazio et al. 2023.)
+    """
+    warmup = min(config.warmup_steps, config.steps // 10)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, config.steps - warmup)  # 0 to 1
+    left = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.final_rate + (1 - config.final_rate) * left
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate at a step: a straight rise, then half a cosine down (Loshchilov and Hutter 2017)."""
-    warmup = min(config.warmup_steps, config.steps // 10)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, config.steps - warmup)  # 0 to 1
-    low = config.learning_rate * config.final_rate
-    return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * progress))
+    """AdamW's rate at a step."""
+    return config.learning_rate * schedule(step, config)
 
 
 def train(
@@ -146,9 +167,11 @@ def train(
     model.train()
     while state.step < config.steps:
         began = time.perf_counter()
-        rate = learning_rate(state.step, config)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        part = schedule(state.step, config)
+        for optimizer in state.optimizers:
+            highest = config.muon_rate if isinstance(optimizer, Muon) else config.learning_rate
+            for group in optimizer.param_groups:
+                group["lr"] = highest * part
         idx, targets = sample(train_ids, config.batch_size, block_size, state.generator)  # (B, T) each
         loss = _gradient(model, idx, targets, config)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -158,7 +181,8 @@ def train(
                 f"training diverged at step {state.step}: the loss is {loss}, the gradient's norm {norm:.3g}; "
                 f"try a learning_rate below {config.learning_rate:g}"
             )
-        state.optimizer.step()
+        for optimizer in state.optimizers:
+            optimizer.step()
         state.step += 1
         state.seconds += time.perf_counter() - began
         if state.step % config.eval_every == 0 or state.step == config.steps:

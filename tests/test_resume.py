@@ -80,7 +80,7 @@ def test_a_run_killed_several_times_ends_with_the_same_bits(text_file, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "forgotten", ["generator.batches", "generator.torch", "optimizer.0.exp_avg", "optimizer.0.step"]
+    "forgotten", ["generator.batches", "generator.torch", "optimizer.0.0.exp_avg", "optimizer.0.0.step"]
 )
 def test_planted_each_forgotten_part_changes_the_bits(forgotten, text_file, tmp_path, monkeypatch):
     """What the test above would see if a run forgot a part of its state: the rest of the run is another one."""

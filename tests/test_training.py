@@ -61,7 +61,7 @@ def test_rows_computed_a_few_at_a_time_give_the_same_gradient(model, ids, rows):
 
 
 def test_decay_falls_on_matrices_only(model):
-    decayed, spared = start(model, replace(QUICK, weight_decay=0.3)).optimizer.param_groups
+    decayed, spared = start(model, replace(QUICK, weight_decay=0.3)).optimizers[0].param_groups
     assert decayed["weight_decay"] == 0.3
     assert spared["weight_decay"] == 0
     assert all(p.dim() == 2 for p in decayed["params"])

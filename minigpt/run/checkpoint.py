@@ -20,6 +20,7 @@ from torch import Tensor
 
 from minigpt.bigram import BigramLanguageModel, LanguageModel
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.modern import ModernGPT
 from minigpt.text import CharTokenizer
 
 MODEL_FILE = "model.safetensors"
@@ -29,6 +30,7 @@ NO_SUM = "0" * 64
 BUILD: dict[str, Callable[[dict[str, Any]], LanguageModel]] = {
     "BigramLanguageModel": lambda config: BigramLanguageModel(**config),
     "GPT": lambda config: GPT(GPTConfig(**config)),
+    "ModernGPT": lambda config: ModernGPT(GPTConfig(**config)),
 }
 
 

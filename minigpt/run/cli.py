@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -27,7 +26,7 @@ from minigpt.run.checkpoint import (
     write_bytes,
 )
 from minigpt.run.presets import PRESETS
-from minigpt.run.processes import Processes, faster_precision, pick_device, processes
+from minigpt.run.processes import Processes, faster_precision, machine, pick_device, processes
 from minigpt.run.resume import RUN_FILE, Keeper, Run, load_run, save_run, text_sha256
 from minigpt.text import CharTokenizer, load_text, split
 from minigpt.training import TrainConfig, evaluate, start, train
@@ -44,6 +43,8 @@ RECIPE = {
     "batch_size": (int, "rows in a step"),
     "micro_batch_size": (int, "rows computed at once: fewer need less memory, same result"),
     "learning_rate": (float, "the highest rate, after the warm-up"),
+    "weight_decay": (float, "how strongly matrices are pulled to 0"),
+    "optimizer": (str, "adamw, or muon: Muon for the matrices of the blocks"),
     "precision": (str, "float32, bfloat16, or auto: what is faster here"),
     "eval_every": (int, "steps between two estimates of the loss"),
     "seed": (int, "for weights, batches and dropout"),
@@ -266,18 +267,31 @@ def _save_results(run: Run, folder: Path, val_loss: float | None) -> None:
     """The model, and the same facts as readable JSON with the history. `val_loss`: over the whole split."""
     facts = {
         "preset": run.preset,
+        "command": _command(run),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
         "step": run.state.step,
         "val_loss": val_loss,
         "seconds": round(run.state.seconds, 1),
         "date": date.today().isoformat(),
-        "train_config": asdict(run.config),
-        "text_sha256": run.text_sha256,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {next(run.model.parameters()).device}",
+        "machine": machine(next(run.model.parameters()).device),
         "torch": str(torch.__version__),
+        "text_sha256": run.text_sha256,
+        "train_config": asdict(run.config),
     }
     save_model(run.model, folder, run.tokenizer, facts)
     record = {**facts, "model_config": asdict(run.model.config), "history": asdict(run.state.history)}
     write_bytes(folder / "history.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _command(run: Run) -> str:
+    """The command that trains this run again: the preset, and what differs from it."""
+    preset = PRESETS[run.preset]
+    sizes, recipe = asdict(run.model.config), asdict(run.config)
+    if preset.precision == "auto":  # the machine's choice
+        recipe["precision"] = preset.config.precision
+    flags = {key: sizes[key] for key, value in preset.sizes.items() if sizes[key] != value}
+    flags |= {key: recipe[key] for key in RECIPE if recipe[key] != getattr(preset.config, key)}
+    return " ".join([f"python -m minigpt train --preset {run.preset}", *(f"{_flag(k)} {v}" for k, v in flags.items())])
 
 
 # ── sample, info, export, presets ────────────────────────────────────────────────────────────────────────────────────
@@ -336,9 +350,10 @@ def parameters_by_piece(model: LanguageModel) -> list[tuple[str, int]]:
 
 
 def _presets(args: argparse.Namespace) -> int:
+    width = max(map(len, PRESETS)) + 2
     for name, preset in PRESETS.items():
         config: TrainConfig = preset.config
         sizes = ", ".join(f"{key} {value}" for key, value in preset.sizes.items())
-        print(f"{name:<12}{preset.description}")
-        print(f"{'':<12}{sizes}; {config.steps} steps of batch {config.batch_size}, rate {config.learning_rate:g}")
+        print(f"{name:<{width}}{preset.description}")
+        print(f"{'':<{width}}{sizes}; {config.steps} steps of batch {config.batch_size}, rate {config.learning_rate:g}")
     return 0

@@ -1,9 +1,14 @@
 """Named recipes: a model, its sizes, and how to train it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minigpt.training import TrainConfig
+
+# Chapter 10: Muon for the blocks, a straight line down to 0, and some decay, since the text is small.
+MODERN = TrainConfig(
+    batch_size=16, learning_rate=3e-3, beta2=0.95, optimizer="muon", decay="linear", final_rate=0.0, warmup_steps=50
+)
 
 
 @dataclass(frozen=True)
@@ -36,5 +41,17 @@ PRESETS = {
         {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "dropout": 0.2},
         TrainConfig(steps=5000, batch_size=64, learning_rate=3e-4, micro_batch_size=16, eval_batches=5),
         precision="auto",
+    ),
+    "modern-laptop": Preset(
+        "gpt-laptop's size with everything of chapter 10: about two minutes on two CPU cores",
+        "ModernGPT",
+        {"block_size": 128, "n_embd": 128, "n_head": 4, "n_layer": 4, "dropout": 0.0},
+        replace(MODERN, steps=600, weight_decay=0.01, eval_every=100),
+    ),
+    "modern-coffee": Preset(
+        "a sixth of the full model's size, in the time of a coffee: about ten minutes on two CPU cores",
+        "ModernGPT",
+        {"block_size": 256, "n_embd": 192, "n_head": 6, "n_layer": 4, "dropout": 0.1},
+        replace(MODERN, steps=850, weight_decay=0.1, eval_every=100),
     ),
 }

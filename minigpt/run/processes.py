@@ -1,11 +1,13 @@
 """Devices, and training with several processes at once (under `torchrun`)."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -89,6 +91,17 @@ def pick_device(name: str | None) -> str:
     if name.startswith("cuda") and os.environ.get("LOCAL_RANK") and device.index is None:
         return f"cuda:{os.environ['LOCAL_RANK']}"
     return name
+
+
+def machine(device: torch.device) -> str:
+    """What trains here, in words: the GPU's name, or the processor's and how many of its cores torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    processor = torch.backends.cpu.get_cpu_capability()
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and (names := re.findall(r"^model name\s*:\s*(.+)$", info.read_text("utf8"), re.MULTILINE)):
+        processor = f"{names[0]}, {processor}"
+    return f"{processor}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def faster_precision(model: LanguageModel, rows: int) -> str:

@@ -45,9 +45,9 @@ def text_sha256(text: str) -> str:
 def save_run(run: Run, folder: Path) -> None:
     """Write the run to `folder`/run.safetensors, atomically."""
     tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-    optimizer = run.state.optimizer.state_dict()["state"]
-    for i, values in optimizer.items():
-        tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
+    for n, optimizer in enumerate(run.state.optimizers):
+        for i, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{n}.{i}.{name}": value for name, value in values.items()}
     tensors |= {"generator.batches": run.state.generator.get_state(), "generator.torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
@@ -84,7 +84,8 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
     model.load_state_dict(_below(tensors, "model."))
     model.to(device)
     state = start(model, config)
-    _restore_optimizer(state.optimizer, _below(tensors, "optimizer."))
+    for n, optimizer in enumerate(state.optimizers):
+        _restore_optimizer(optimizer, _below(tensors, f"optimizer.{n}."))
     state.generator.set_state(tensors["generator.batches"])
     torch.set_rng_state(tensors["generator.torch"])
     if "generator.cuda" in tensors and torch.cuda.is_available():

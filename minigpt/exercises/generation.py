@@ -1,0 +1,274 @@
+"""The checks of chapter 9: bits per character, top-p, writing with a cache, beam search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minigpt.exercises import attempt, right
+from minigpt.generation import KVCache, generate
+from minigpt.gpt import GPT, GPTConfig
+
+NextLogProbs = Callable[[Tensor], Tensor]  # ids (B, T) -> log-probabilities (B, vocab_size)
+
+# ---- bits per character --------------------------------------------------------------------------------------------
+
+
+def check_bits(bits: Callable[[Tensor, int], float]) -> None:
+    """Does `bits(probabilities, characters)` give bits per character?"""
+    many = torch.rand(3000, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
+    for p, characters in ((torch.tensor([0.5, 0.25, 0.125]), 3), (torch.tensor([0.25, 0.0625]), 4), (many, 7000)):
+        given = attempt(bits, p, characters)
+        if given is None or given is ...:
+            return
+        if isinstance(given, Tensor):
+            assert given.numel() == 1, f"the answer has shape {tuple(given.shape)}: one number for the whole text"
+        value = float(given)
+        assert math.isfinite(value), "the product of many probabilities is 0 for the machine: add up logarithms instead"
+        total = -p.double().log2().sum().item()  # all bits of the text
+        expected = total / characters
+        known = {
+            "these are nats: a bit is ln 2 of them, so take log2 or divide by ln 2": expected * math.log(2),
+            "the sign is wrong: the logarithm of a probability is negative, its cost is not": -expected,
+            "these are bits per token: divide by the characters of the text": total / len(p),
+            "these are the bits of the whole text: divide by its characters": total,
+            "the logarithm of the mean: it must be the mean of the logarithms": (
+                -math.log2(p.mean().item()) * len(p) / characters
+            ),
+            "this is a perplexity: stop before raising 2 to it": 2**expected,
+        }
+        _compare_numbers(value, expected, known)
+    right("the cost of a text in bits, shared out over its characters.")
+
+
+def _compare_numbers(given: float, expected: float, known: Mapping[str, float]) -> None:
+    if math.isclose(given, expected, rel_tol=1e-4):
+        return
+    for mistake, wrong in known.items():
+        assert not math.isclose(given, wrong, rel_tol=1e-4), mistake
+    raise AssertionError(f"the answer is {given:.4g}, it should be {expected:.4g}")
+
+
+# ---- top-p ---------------------------------------------------------------------------------------------------------
+
+
+BY_ITSELF = "each symbol is compared with p by itself: it is their sum that must reach p"
+
+
+def check_top_p(top_p: Callable[[Tensor, float], Tensor]) -> None:
+    """Does `top_p(probabilities, p)` keep the fewest symbols that reach p, in their places, adding up to 1?"""
+    toy = torch.tensor([4, 1, 6, 2, 3]) / 16  # their sums are exact
+    batch = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(2)).softmax(-1)
+    for probabilities, p in ((toy, 0.6), (toy, 0.625), (toy, 0.2), (batch, 0.7), (toy, 1.0)):
+        before = probabilities.clone()
+        given = attempt(top_p, probabilities, p)
+        if given is None or given is ...:
+            return
+        assert torch.equal(probabilities, before), "your function changes its input: work on a copy"
+        assert isinstance(given, Tensor), f"the answer is a {type(given).__name__}: it must be a tensor (…, vocab_size)"
+        assert given.shape == before.shape, f"the shape is {tuple(given.shape)}: it must stay {tuple(before.shape)}"
+        left = given.nan_to_num().sum(-1) > 0  # a row without any symbol is all 0, or divided by 0
+        if not left.all():
+            raise AssertionError(f"with p = {p} {_empty(before, p, left)}")
+        kept = _nucleus(before, p)
+        known = {
+            "nothing is left out": before,
+            "what is left does not add up to 1: divide by its sum": before * kept,
+            "in order of probability: put each back into its own place": _share(before * kept).sort(-1, True).values,
+            "the symbol with which the sum reaches p is missing": _share(before * _nucleus(before, p, "short")),
+            "one symbol too many: those before it reach p already": _share(before * _nucleus(before, p, "long")),
+            BY_ITSELF: _share(before * (before > p)),
+            "you began with the least probable symbols": _share(before * _nucleus(before, p, "rare")),
+        }
+        _compare(given, _share(before * kept), known, f"with p = {p}")
+    right("the fewest symbols that reach p, in their places, and they add up to 1.")
+
+
+def _empty(probabilities: Tensor, p: float, left: Tensor) -> str:
+    """Why nothing is left in a row."""
+    if left.any():
+        return "some rows are empty: sort and add up along the last axis, each row by itself"
+    if p < probabilities.max():
+        return "no symbol is left: the one with which the sum reaches p must stay"
+    return BY_ITSELF
+
+
+def _share(probabilities: Tensor) -> Tensor:
+    return probabilities / probabilities.sum(-1, keepdim=True)
+
+
+def _nucleus(probabilities: Tensor, p: float, how: str = "right") -> Tensor:
+    """Which symbols top-p keeps, (..., vocab_size) bool, in the right way or in one of the wrong ones."""
+    ordered, order = probabilities.sort(dim=-1, descending=how != "rare", stable=True)
+    upto = ordered.cumsum(-1)
+    before = upto - ordered
+    keep = {"short": upto < p, "long": before <= p}.get(how, before < p)
+    return torch.zeros_like(keep).scatter(-1, order, keep)
+
+
+def _compare(given: Tensor, expected: Tensor, known: Mapping[str, Tensor], where: str) -> None:
+    given = given.detach().to(expected.dtype)
+    if torch.allclose(given, expected, atol=1e-5):
+        return
+    for mistake, wrong in known.items():
+        assert not torch.allclose(given, wrong, atol=1e-5), f"{where}: {mistake}"
+    difference = (given - expected).abs().max().item()
+    raise AssertionError(f"{where}: the right shape, but a value is off by {difference:.3g}")
+
+
+# ---- writing with a cache ------------------------------------------------------------------------------------------
+
+
+class _Watched(GPT):
+    """A GPT that notes what it is asked: where in the cache, and which ids."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.asked: list[tuple[int | None, Tensor]] = []
+
+    def forward(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+        self.asked.append((cache.length if cache else None, idx.clone()))
+        return super().forward(idx, cache)
+
+
+def check_write(write: Callable[[GPT, Tensor, int], Tensor]) -> None:
+    """Does `write(model, idx, n)` continue greedily, with a cache that reads every symbol once?"""
+    torch.manual_seed(4)
+    model = _Watched(GPTConfig(vocab_size=11, block_size=12, n_embd=16, n_head=2, n_layer=2, dropout=0.0)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.6)
+    prompts = torch.randint(11, (2, 5))
+    for T, n in ((4, 5), (1, 3), (5, 8)):  # the last fills block_size: 5 + 8 - 1 positions are read
+        idx = prompts[:, :T]
+        expected = generate(model, idx, n, temperature=0)
+        model.asked = []
+        try:
+            given = attempt(write, model, idx, n)
+        except Exception as error:
+            _check_asked(model, idx, expected)
+            last = model.asked[-1] if model.asked else (None, idx)
+            over = last[0] == model.config.block_size and last[1].size(1) == 1
+            assert not over, (
+                f"{T} symbols and {n} new ones need {T + n - 1} positions, and you ask for one more: "
+                "nobody asks what follows the last symbol, so it is never read"
+            )
+            raise AssertionError(f"your function ends with an error: {error}") from error
+        if given is None or given is ...:
+            return
+        _check_asked(model, idx, expected)
+        _check_written(given, idx, expected, model)
+    right("every symbol read once, the last one never, and the text of the slow loop.")
+
+
+def _check_asked(model: _Watched, idx: Tensor, expected: Tensor) -> None:
+    """Was the cache fed as it should be?"""
+    T = idx.size(1)
+    assert model.asked, "the model is never asked: model(idx, cache=kv)"
+    starts, lengths = [start for start, _ in model.asked], [ids.size(1) for _, ids in model.asked]
+    assert None not in starts, "the model is asked without the cache: model(…, cache=kv)"
+    anew = len(starts) > 1 and all(start == 0 for start in starts)
+    assert not anew, "a new cache at every step forgets the past: make one, before the loop"
+    again = any(start and length > 1 and length > start for start, length in zip(starts, lengths, strict=True))
+    assert not again, "the whole text is fed again, behind itself: the cache has read it, feed the newest symbol only"
+    for start, ids in model.asked[1:]:
+        twice = start == T and torch.equal(ids, idx[:, -1:]) and not torch.equal(ids, expected[:, T : T + 1])
+        assert not twice, (
+            "the last symbol of the prompt is read twice: once with the prompt and once in the first step. "
+            "The logits for the first new symbol were there already"
+        )
+
+
+def _check_written(given: Any, idx: Tensor, expected: Tensor, model: GPT) -> None:
+    T, total = idx.size(1), expected.size(1)
+    assert isinstance(given, Tensor), f"the answer is a {type(given).__name__}: it must be ids (B, T + n)"
+    new = given.dim() == 2 and given.size(1) == total - T and torch.equal(given, expected[:, T:])
+    assert not new, "only the new symbols: put the prompt in front of them"
+    assert given.shape == expected.shape, f"the shape is {tuple(given.shape)}: it must be {tuple(expected.shape)}"
+    if torch.equal(given, expected):
+        return
+    with torch.no_grad():
+        first = model(idx)[:, 0].argmax(-1)
+    at_first = T > 1 and torch.equal(given[:, T], first) and not torch.equal(first, expected[:, T])
+    assert not at_first, "the prompt gives T rows of logits: the next symbol follows the last one, logits[:, -1]"
+    wrong = int((given != expected).any(0).nonzero()[0])
+    raise AssertionError(f"the text leaves the one of the slow loop at position {wrong}")
+
+
+# ---- beam search ---------------------------------------------------------------------------------------------------
+
+
+def check_beam(beam: Callable[[NextLogProbs, Tensor, int, int], Tensor]) -> None:
+    """Does `beam(next_log_probs, idx, n, width)` find the text that a beam of that width finds?"""
+    trap = torch.tensor([[0.0, 0.6, 0.4, 0.0], [0.3, 0.25, 0.25, 0.2], [0.9, 0.04, 0.03, 0.03], [0.25] * 4]).log()
+    chain = (2 * torch.randn(5, 5, generator=torch.Generator().manual_seed(52))).log_softmax(-1)
+    start, two = torch.tensor([[0]]), torch.tensor([[3, 1]])
+    cases = [(chain, two, 5, 3), (trap, start, 2, 2), (trap, start, 2, 1), (chain, two, 3, 8)]
+    for table, idx, n, width in cases:
+
+        def ask(ids: Tensor, table: Tensor = table) -> Tensor:
+            return table[ids[:, -1]]
+
+        try:
+            given = attempt(beam, ask, idx, n, width)
+        except Exception as error:
+            few = f"the width is {width}, but one text has only {len(table)} continuations: keep min(width, …) of them"
+            assert width <= len(table), few
+            raise AssertionError(f"your function ends with an error: {error}") from error
+        if given is None or given is ...:
+            return
+        _check_beam(given, ask, idx, n, width)
+    right("several texts side by side, the most probable ones kept, the best one returned.")
+
+
+def _check_beam(given: Any, ask: NextLogProbs, idx: Tensor, n: int, width: int) -> None:
+    assert isinstance(given, Tensor), f"the answer is a {type(given).__name__}: it must be ids (1, T + n)"
+    shape = (1, idx.size(1) + n)
+    if given.dim() == 2 and given.size(0) > 1:
+        raise AssertionError("all the texts of the beam: return only the most probable one")
+    if tuple(given.shape) == (1, n):
+        raise AssertionError("only the new symbols: put the prompt in front of them")
+    assert tuple(given.shape) == shape, f"the shape is {tuple(given.shape)}: it must be {shape}"
+    expected = _beam(ask, idx, n, width)
+    if torch.equal(given, expected):
+        return
+    greedy = torch.equal(given, _beam(ask, idx, n, 1))
+    assert not greedy, (
+        "this is the greedy text: the width is ignored, or the beam began with equal copies of the prompt, "
+        "which stay equal: begin with one"
+    )
+    known = {
+        "texts are ranked by their last step only: add up all steps": "last",
+        "probabilities are added: they multiply, so it is their logarithms that add up": "plain",
+        "each text keeps only its own best continuation: all continuations of all texts compete": "apart",
+        "this is the worst text of the beam: the log-probability must be largest": "worst",
+    }
+    for mistake, how in known.items():
+        assert not torch.equal(given, _beam(ask, idx, n, width, how)), mistake
+    found, best = _total(ask, given, idx.size(1)), _total(ask, expected, idx.size(1))
+    raise AssertionError(f"width {width}: your text has log-probability {found:.3f}, a beam finds one with {best:.3f}")
+
+
+def _total(ask: NextLogProbs, ids: Tensor, T: int) -> float:
+    """The log-probability of what follows the first T symbols."""
+    return sum(ask(ids[:, :t])[0, ids[0, t]].item() for t in range(T, ids.size(1)))
+
+
+def _beam(ask: NextLogProbs, idx: Tensor, n: int, width: int, how: str = "right") -> Tensor:
+    """Beam search, in the right way or in one of the wrong ones."""
+    texts, scores = idx, torch.zeros(1)
+    for step in range(n):
+        new = ask(texts)  # (texts, vocab_size)
+        total = (0 if how == "last" else scores[:, None]) + (new.exp() if how == "plain" else new)
+        V = total.size(1)
+        if how == "apart" and step > 0:
+            best = torch.arange(len(texts)) * V + total.argmax(-1)
+        else:
+            best = total.flatten().topk(min(width, total.numel())).indices
+        texts = torch.cat([texts[best // V], (best % V)[:, None]], dim=1)
+        scores = total.flatten()[best]
+    pick = scores.argmin() if how == "worst" else scores.argmax()
+    return texts[pick][None]
