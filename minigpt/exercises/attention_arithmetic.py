@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigpt.attention import attention_weights, causal_mask
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, line_of, right
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+@check
 def check_scaled_scores(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Check `function(x, w_query, w_key)`: the scaled scores (B, T, T), before mask and softmax."""
     draw = torch.Generator().manual_seed(3)
@@ -41,6 +42,7 @@ def check_scaled_scores(function: Callable[[Tensor, Tensor, Tensor], Tensor]) ->
     right("a score is a sum of head_size products, divided by the root of head_size.")
 
 
+@check
 def check_fading_weights(function: Callable[[int], Tensor]) -> None:
     """Check `function(T)`: weights (T, T) that halve with every step into the past."""
     for T in (1, 2, 4, 7):
@@ -71,6 +73,7 @@ def check_fading_weights(function: Callable[[int], Tensor]) -> None:
     right("scores that fall by ln 2 with every step give weights that halve.")
 
 
+@check
 def check_leak_detector(function: Callable[[Attention], bool]) -> None:
     """Check `function(attention)`: does an output of `attention(q, k, v)` depend on a later position?"""
     for name, (attention, leaks) in ATTENTIONS.items():
@@ -97,7 +100,8 @@ def written(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Any) 
         result = attempt(function, *inputs)
     except (RuntimeError, IndexError) as error:
         sizes = ", ".join(str(tuple(i.shape)) for i in inputs if isinstance(i, Tensor)) or str(inputs)
-        raise AssertionError(f"{function.__name__} stops with an error on inputs of shape {sizes}: {error}") from None
+        stops = f"{function.__name__} stops with an error{line_of(function, error)} on inputs of shape {sizes}"
+        raise AssertionError(f"{stops}: {error}") from None
     if result is None or result is ...:
         return None
     assert isinstance(result, Tensor), f"{function.__name__} must return a tensor, not {describe(result)}"

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, right
 
 
+@check
 def check_to_probabilities(function: Callable[[Tensor, float], Tensor]) -> None:
     """Turn counts of pairs into probabilities of what follows."""
     for counts, extra in (
@@ -45,6 +46,7 @@ def check_to_probabilities(function: Callable[[Tensor, float], Tensor]) -> None:
     right("each row adds up to 1, and nothing is impossible.")
 
 
+@check
 def check_mean_surprise(function: Callable[[Tensor, Tensor], Tensor | float]) -> None:
     """The mean of -ln p over all positions, from logits (B, T, C)."""
     generator = torch.Generator().manual_seed(0)
@@ -87,6 +89,7 @@ def check_mean_surprise(function: Callable[[Tensor, Tensor], Tensor | float]) ->
     right("the mean of -ln p, over the right axis, and safe for large scores.")
 
 
+@check
 def check_write(function: Callable[[Tensor, int, int], Sequence[int]]) -> None:
     """Draw a text from a table of logits."""
     circle = torch.full((3, 3), -50.0)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, right
 
 
+@check
 def check_layer_norm(layer_norm: Callable[[Tensor], Any]) -> None:
     """Normalize each position of (B, T, n_embd) over its channels, without scale and shift, eps 1e-5."""
     for B, T, C in [(2, 3, 4), (1, 5, 8), (3, 2, 6)]:
@@ -50,6 +51,7 @@ def _over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return (x - x.mean(axes, keepdim=True)) / (variance + 1e-5).sqrt()
 
 
+@check
 def check_dropout(drop: Callable[[Tensor, float, bool], Any]) -> None:
     """Dropout: zero with probability p and scale the rest by 1 / (1 - p) in training; nothing outside it."""
     x = torch.rand(200, 100) + 0.5  # no zeros of its own
@@ -83,6 +85,7 @@ def check_dropout(drop: Callable[[Tensor, float, bool], Any]) -> None:
     right("the mean is kept in training, and nothing happens outside it.")
 
 
+@check
 def check_post_norm(post_norm: Callable[..., Any]) -> None:
     """A post-norm layer from x, attention, feed_forward, norm1 and norm2 (Vaswani et al. 2017, section 3.1)."""
     for B, T, C in [(2, 3, 8), (1, 5, 4)]:

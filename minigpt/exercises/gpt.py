@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, right
 from minigpt.gpt import GPT, GPTConfig
 
 
+@check
 def check_count(count: Callable[[GPTConfig], int]) -> None:
     """Is `count(config)` the number of parameters of a GPT of these sizes?"""
     for config in (GPTConfig(11, 7, 12, 3, 3), GPTConfig(50, 64, 32, 1, 5), GPTConfig()):
@@ -47,6 +48,7 @@ def _mistake(difference: int, config: GPTConfig) -> str:
     return known.get(difference, f"which is {abs(difference):,} too {'many' if difference > 0 else 'few'}")
 
 
+@check
 def check_next(step: Callable[[nn.Module, Tensor], Tensor]) -> None:
     """Does `step(model, idx)` give the probabilities of the next symbol, as `generate` needs them?"""
     torch.manual_seed(0)
@@ -109,6 +111,7 @@ def _check_values(given: Tensor, idx: Tensor, model: GPT) -> None:
     raise AssertionError("these are not the probabilities of the model: which symbols does it see?")
 
 
+@check
 def check_tied(build: Callable[[GPTConfig], GPT]) -> None:
     """Does `build(config)` give a GPT whose head is its embedding, one matrix at both ends?"""
     for config in (GPTConfig(10, 6, 16, 2, 2), GPTConfig(8, 8, 24, 3, 1)):

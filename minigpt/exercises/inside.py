@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, right
 from minigpt.gpt import GPT, GPTConfig
 
 
+@check
 def check_distance(distance: Callable[[Tensor], Tensor]) -> None:
     """Does `distance(weights)` tell how many steps each head looks back, on average?"""
     generator = torch.Generator().manual_seed(1)
@@ -44,6 +45,7 @@ def check_distance(distance: Callable[[Tensor], Tensor]) -> None:
     right("each row an expected number of steps, then the mean over the rows.")
 
 
+@check
 def check_settled(settled: Callable[[Tensor], Tensor]) -> None:
     """Does `settled(logits)` give the first depth from which on the best guess stays the same?"""
     # Guesses by depth: settled at once; at the end; lost and found again; from the middle on.
@@ -70,6 +72,7 @@ def check_settled(settled: Callable[[Tensor], Tensor]) -> None:
     right("settled means: from here to the end, and not for a moment.")
 
 
+@check
 def check_without(without: Callable[[GPT, Sequence[tuple[int, int]], Tensor], Tensor]) -> None:
     """Does `without(model, heads, idx)` give the logits with those heads silenced, and leave the model whole?"""
     torch.manual_seed(3)

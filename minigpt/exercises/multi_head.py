@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.attention import MultiHeadAttention, attention_weights
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, right
 
 
+@check
 def check_split_heads(split_heads: Callable[[Tensor, int], Any]) -> None:
     """Cut (B, T, n_embd) into (B, n_head, T, head_size), each head with a few channels of every position."""
     for B, T, n_head, head_size in [(1, 4, 2, 3), (2, 5, 3, 4), (3, 5, 4, 2)]:
@@ -36,6 +37,7 @@ def check_split_heads(split_heads: Callable[[Tensor, int], Any]) -> None:
     right("each head has its own channels, at every position.")
 
 
+@check
 def check_many_heads(many_heads: Callable[[Tensor, nn.Linear, nn.Linear, int], Any]) -> None:
     """Many heads of causal self-attention from their parts: x, the layers qkv and proj, and n_head."""
     for B, T, n_embd, n_head in [(2, 5, 12, 3), (1, 7, 8, 4), (3, 4, 8, 1)]:
@@ -91,6 +93,7 @@ def _wrong_many_heads(layer: MultiHeadAttention, x: Tensor) -> list[tuple[Tensor
     ]
 
 
+@check
 def check_silence(silence: Callable[[MultiHeadAttention, int], Any]) -> None:
     """A copy of the layer in which one head writes nothing, and all else is as it was."""
     for n_embd, n_head, head in [(12, 3, 0), (12, 3, 2), (8, 4, 1)]:

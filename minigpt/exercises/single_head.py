@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigpt.attention import attention_weights, causal_mask
-from minigpt.exercises import right
+from minigpt.exercises import check, right
 from minigpt.exercises.attention_arithmetic import compare, written
 
 
+@check
 def check_head(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
     """Check `function(x, w_query, w_key, w_value)`: the output (B, T, head_size) of one head."""
     draw = torch.Generator().manual_seed(5)
@@ -55,6 +56,7 @@ def check_head(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> 
     right("this is a head: scores, mask, softmax, values.")
 
 
+@check
 def check_embed(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Check `function(idx, token_table, position_table)`: what each symbol is plus where it stands, (B, T, n_embd)."""
     draw = torch.Generator().manual_seed(6)
@@ -93,6 +95,7 @@ def check_embed(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     right("what each symbol is, plus where it stands.")
 
 
+@check
 def check_loss_by_position(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Check `function(logits, targets)`: the mean loss at each position, (T,)."""
     draw = torch.Generator().manual_seed(7)

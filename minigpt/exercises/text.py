@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, right
 
 
+@check
 def check_encode_known(function: Callable[[str, str, str], Sequence[int]]) -> None:
     """Encode a text, giving unknown symbols the id of a spare one."""
     for text, symbols, spare in (("sea shells", " aehls", " "), ("c?b", "?abc", "?"), ("a café", " ?acf", "?")):
@@ -41,6 +42,7 @@ def check_encode_known(function: Callable[[str, str, str], Sequence[int]]) -> No
     right("every symbol gets exactly one id, and every id is in the vocabulary.")
 
 
+@check
 def check_all_rows(function: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:
     """Cut every possible row out of ids, and its targets."""
     for n, T in ((10, 8), (20, 4), (9, 8), (7, 1)):
@@ -84,6 +86,7 @@ def _check_rows(answer: Any, ids: Tensor, T: int, case: str) -> None:
     assert torch.equal(targets, wanted[:, 1:]), f"{case}: row 0 of targets is {given}, it must be {first[1:]}"
 
 
+@check
 def check_bits_per_character(function: Callable[[float, int, int], float]) -> None:
     """Turn nats per token into bits per character."""
     for loss, n_tokens, n_characters in ((math.log(2), 8, 8), (3.2, 250, 1000), (1.5, 90, 100), (2.0, 300, 200)):

@@ -1,4 +1,4 @@
-"""An exercise that is still empty, in any chapter: one kind line, and 'Run all' goes on."""
+"""Any chapter's exercises: an empty stub gets one kind line, and 'Run all' goes on; a mistake gets one sentence."""
 
 import importlib
 import inspect
@@ -6,8 +6,10 @@ import pkgutil
 from typing import Any
 
 import pytest
+import torch
 
 import minigpt.exercises
+from minigpt.exercises import Mistake, line_of
 
 MODULES = [
     importlib.import_module(f"minigpt.exercises.{m.name}") for m in pkgutil.iter_modules(minigpt.exercises.__path__)
@@ -39,3 +41,39 @@ def test_an_empty_stub_is_told_once(check, stub, capsys):
     out = capsys.readouterr().out
     assert out.startswith("Your turn: ")
     assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize("function", CHECKS.values(), ids=CHECKS)
+def test_every_check_tells_a_mistake_without_a_traceback(function):
+    """A traceback would lead through the check, and so show the answer."""
+    assert hasattr(function, "__wrapped__"), "decorate it with @check from minigpt.exercises"
+
+
+def test_a_notebook_shows_the_sentence_alone():
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    shown = []
+    shell._showtraceback = lambda kind, value, lines: shown.extend(lines)
+    shell.run_cell(
+        "from minigpt.exercises.block import check_layer_norm\ncheck_layer_norm(lambda x: x - x.mean(-1, keepdim=True))"
+    )
+    (line,) = shown
+    assert line.startswith("Not yet: the mean is gone, but the sizes are not")
+
+
+def test_an_assertion_of_the_reader_keeps_its_traceback():
+    def own(x):
+        assert x.size(0) == 99, "mine"
+
+    with pytest.raises(AssertionError, match="mine") as error:
+        CHECKS["block.check_layer_norm"](own)
+    assert not isinstance(error.value, Mistake)
+
+
+def test_the_line_that_failed_is_named():
+    def own(x):
+        return x + x.nothing
+
+    with pytest.raises(AttributeError) as error:
+        own(torch.zeros(1))
+    assert line_of(own, error.value).endswith("`return x + x.nothing`,")
+    assert line_of(torch.nn.Linear(1, 1), error.value) == ""
