@@ -31,7 +31,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PACKAGE = ROOT / "minigpt"
 IGNORE = "nbval-ignore-output"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-KEEP_METADATA = {"tags", "mystnb"}
+KEEP_METADATA = {"tags", "mystnb", "jupyter"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python",
@@ -116,6 +116,16 @@ def tags(cell: Any) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
+def folded(cell: Any, in_solution: bool) -> dict[str, bool]:
+    """What an editor folds, so that nobody reads an answer by accident: a solution, and what the page folds as well.
+
+    JupyterLab opens an output again when its cell is run.
+    """
+    if in_solution:
+        return {"outputs_hidden": True, "source_hidden": True}
+    return {"outputs_hidden": True} if "hide-output" in tags(cell) else {}
+
+
 def clean_outputs(cell: Any, count: int) -> list[Any]:
     """Outputs without widgets (dead on a page) and with neighbouring pieces of one stream joined."""
     kept: list[Any] = []
@@ -134,10 +144,15 @@ def clean_outputs(cell: Any, count: int) -> list[Any]:
 
 def normalise(nb: Any) -> None:
     """Bring a notebook into the one form it is stored in."""
-    count = 0
+    count, in_solution = 0, False
     for position, cell in enumerate(nb.cells, start=1):
         cell.id = f"cell-{position:02d}"
         cell.source = cell.source.rstrip()
+        if cell.cell_type == "markdown":
+            in_solution = cell.source.rfind("{solution-start}") > cell.source.rfind("{solution-end}") or (
+                in_solution and "{solution-end}" not in cell.source
+            )
+        cell.metadata["jupyter"] = folded(cell, in_solution) if cell.cell_type == "code" else {}
         cell.metadata = nbformat.NotebookNode({k: v for k, v in cell.metadata.items() if k in KEEP_METADATA and v})
         if cell.cell_type == "code":
             if cell.execution_count is not None:
