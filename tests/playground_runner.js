@@ -1,8 +1,9 @@
-// Runs jobs on an engine, for tests/test_playground.py: reads { engine, jobs } as JSON from stdin, writes the results.
+// Runs jobs on an engine, a folder with minigpt.js and checkpoint.js, for tests/test_playground.py:
+// reads { engine, jobs } as JSON from stdin, writes the results.
 const fs = require("node:fs");
 
 const { engine: source, jobs } = JSON.parse(fs.readFileSync(0, "utf8"));
-const engine = require(source);
+const engine = require(`${source}/minigpt.js`), checkpoint = require(`${source}/checkpoint.js`);
 const rows = (list) => list.map((row) => Array.from(row));
 
 async function run(job) {
@@ -11,7 +12,7 @@ async function run(job) {
   }
   if (job.do === "uniform") return Array.from({ length: job.n }, (_, at) => engine.uniform(job.seed, at));
   const bytes = fs.readFileSync(job.file);
-  const { model, tokenizer, facts, name } = await engine.load_model(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length), "it");
+  const { model, tokenizer, facts, name } = await checkpoint.load_model(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length), "it");
   if (job.do === "load") return { name, config: model.config, alphabet: tokenizer.symbols.join(""), facts };
   if (job.do === "encode") return tokenizer.encode(job.text);
   if (job.do === "stream") return [...engine.stream(model, job.ids, job.n, job.settings)];

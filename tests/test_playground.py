@@ -23,7 +23,7 @@ from minigpt.generation import next_probabilities
 from minigpt.run.checkpoint import CheckpointError, load_facts, read_tensors, write_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGINE = ROOT / "book" / "playground" / "minigpt.js"
+ENGINE = ROOT / "book" / "playground"
 RUNNER = Path(__file__).with_name("playground_runner.js")
 WEIGHTS = sorted((ROOT / "data" / "weights").glob("*.safetensors"))
 LAPTOP = ROOT / "data" / "weights" / "gpt-laptop.safetensors"
@@ -258,14 +258,19 @@ BUGS = {
 }
 
 
+def planted(bug: tuple[str, str], folder: Path) -> Path:
+    """A copy of the engine in which the one place that says the first thing says the second."""
+    right, wrong = bug
+    sources = {name: (ENGINE / name).read_text("utf8") for name in ("minigpt.js", "checkpoint.js")}
+    assert sum(source.count(right) for source in sources.values()) == 1, f"{right!r} should stand once in {ENGINE}"
+    for name, source in sources.items():
+        (folder / name).write_text(source.replace(right, wrong), "utf8")
+    return folder
+
+
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_seen(bug: str, tmp_path: Path) -> None:
-    right, wrong = BUGS[bug]
-    source = ENGINE.read_text("utf8")
-    assert source.count(right) == 1, f"{right!r} should stand once in {ENGINE.name}"
-    engine = tmp_path / "minigpt.js"
-    engine.write_text(source.replace(right, wrong), "utf8")
-    found = distances(LAPTOP, engine)
+    found = distances(LAPTOP, planted(BUGS[bug], tmp_path))
     assert max(found.values()) > CLOSE, found
 
 
@@ -280,11 +285,7 @@ PROBABILITY_BUGS = {
 
 @pytest.mark.parametrize("bug", PROBABILITY_BUGS)
 def test_a_planted_bug_of_sampling_is_seen(bug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right, wrong = PROBABILITY_BUGS[bug]
-    source = ENGINE.read_text("utf8")
-    assert source.count(right) == 1, f"{right!r} should stand once in {ENGINE.name}"
-    engine = tmp_path / "minigpt.js"
-    engine.write_text(source.replace(right, wrong), "utf8")
+    engine = planted(PROBABILITY_BUGS[bug], tmp_path)
     monkeypatch.setattr(f"{__name__}.results", lambda jobs, _=None: [a["result"] for a in node(jobs, engine)])
     with pytest.raises(AssertionError):
         test_probabilities_equal_those_of_python()

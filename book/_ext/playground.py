@@ -1,4 +1,5 @@
-"""The page `book/playground`: the models of `data/weights/` run on it, in `book/playground/minigpt.js`.
+"""The page `book/playground`: the models of `data/weights/` run on it, in `book/playground/minigpt.js`,
+from files that `checkpoint.js` beside it reads.
 
 - `{playground}`: the place that `page.js` fills, and what stands there without scripts;
 - `{pair}`: a piece of Python beside the piece of JavaScript with the same name, each from its own file;
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = "book/playground"
 FOLDER = ROOT / "book" / "playground"
 WEIGHTS = ROOT / "data" / "weights"
-FILES = ["minigpt.js", "page.js", "page.css"]
+SCRIPTS = ["minigpt.js", "checkpoint.js", "page.js"]
 DEFAULT = "gpt-laptop"
 
 
@@ -104,8 +105,8 @@ class Playground(SphinxDirective):
 def load_scripts(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     if pagename == PAGE:
         app.add_css_file("playground/page.css")
-        app.add_js_file("playground/minigpt.js", loading_method="defer")
-        app.add_js_file("playground/page.js", loading_method="defer")
+        for name in SCRIPTS:
+            app.add_js_file(f"playground/{name}", loading_method="defer")
         for file in models():
             app.add_js_file(f"playground/weights/{file.stem}.js", loading_method="async")
 
@@ -116,7 +117,7 @@ def write_files(app: Any) -> None:
         return
     target = Path(app.outdir) / "_static" / "playground"
     (target / "weights").mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in [*SCRIPTS, "page.css"]:
         (target / name).write_bytes((FOLDER / name).read_bytes())
     for file in models():
         text = base64.b64encode(file.read_bytes()).decode()

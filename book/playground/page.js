@@ -1,4 +1,5 @@
-// The playground: one or two models continue the same prompt. minigpt.js computes, this file draws. No dependency.
+// The playground: one or two models continue the same prompt. minigpt.js computes, checkpoint.js reads
+// files, this file draws. No dependency.
 (() => {
 "use strict";
 
@@ -563,15 +564,15 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
   tell("");
   try {
     if (chosen.size > 500_000_000) {
-      throw new minigpt.CheckpointError(`${chosen.name} has ${count(chosen.size)} bytes: this page reads up to 500 MB`);
+      throw new checkpoint.CheckpointError(`${chosen.name} has ${count(chosen.size)} bytes: this page reads up to 500 MB`);
     }
-    const loaded = await minigpt.load_model(await chosen.arrayBuffer(), chosen.name);
+    const loaded = await checkpoint.load_model(await chosen.arrayBuffer(), chosen.name);
     const key = `own:${chosen.name}`;
     offer({ ...loaded, key, label: chosen.name });
     change({ model: key });
     say(`${chosen.name} is open: ${columns[0].about.textContent}`);
   } catch (error) {
-    tell(error instanceof minigpt.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`);
+    tell(error instanceof checkpoint.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`);
   }
 }
 
@@ -673,7 +674,7 @@ const expected = new Set(root.dataset.models.split(" "));
 
 async function arrive([key, text]) { // the weights of a model of the book, as a script brought them
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const loaded = await minigpt.load_model(bytes.buffer, key);
+  const loaded = await checkpoint.load_model(bytes.buffer, key);
   expected.delete(key);
   offer({ ...loaded, key, label: key });
   if (key === state.model || key === state.with) {

@@ -125,7 +125,7 @@ def test_speed_of_the_engine(play: Any, record_property: Any) -> None:
     speed = play.evaluate(
         """async text => {
             const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
-            const { model } = await minigpt.load_model(bytes.buffer);
+            const { model } = await checkpoint.load_model(bytes.buffer);
             let best = Infinity;
             for (let i = 0; i < 6; i++) {
               const ids = Array.from({ length: 64 }, (_, t) => (i * 7 + t * 3 + 1) % 65), began = performance.now();

@@ -1,0 +1,114 @@
+// Models on disk, as in minigpt/run/checkpoint.py: a safetensors file is a number, so many bytes of JSON, and the weights.
+// In the JSON stand the class of the model, its config, its alphabet and a checksum of the whole file. Whatever is wrong
+// with a file is said in a sentence, a CheckpointError. Like minigpt.js a classic script, which comes after that one.
+const checkpoint = ((minigpt) => {
+"use strict";
+
+const BUILD = { BigramLanguageModel: minigpt.BigramLanguageModel, GPT: minigpt.GPT };
+const BYTES = { F16: 2, F32: 4 };
+
+class CheckpointError extends Error {}
+
+function refuse(sentence) {
+  throw new CheckpointError(sentence);
+}
+
+async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { model, tokenizer, facts, name }
+  const { tensors, metadata } = await read_tensors(buffer, file), name = metadata.model;
+  if (!Object.hasOwn(BUILD, name)) {
+    refuse(`${file} holds a ${name}, and this page runs only ${Object.keys(BUILD).join(" and ")}`);
+  }
+  let config, facts;
+  try {
+    config = JSON.parse(metadata.config);
+    facts = JSON.parse(metadata.facts || "{}");
+    for (const [key, value] of Object.entries(config)) {
+      if (key !== "dropout" && !(Number.isInteger(value) && value >= 1)) throw new Error(`${key} is ${value}`);
+    }
+    if (config.n_layer > Object.keys(tensors).length) {
+      throw new Error(`n_layer is ${config.n_layer}, more than it has weights for`);
+    }
+    const shapes = BUILD[name].shapes(config), shape = (of) => (of ? of.join(" × ") : "not there");
+    for (const key of new Set([...Object.keys(shapes), ...Object.keys(tensors)])) {
+      const [is, ought] = [shape(tensors[key]?.shape), shape(shapes[key])];
+      if (is !== ought) throw new Error(`${key} is ${is} and should be ${ought}`);
+    }
+  } catch (error) {
+    refuse(`${file} does not fit its own config (${error.message}): train the model again`);
+  }
+  if (!metadata.alphabet) refuse(`${file} was saved without an alphabet: give save_model the tokenizer`);
+  const tokenizer = new minigpt.CharTokenizer(metadata.alphabet), known = tokenizer.id_of.size;
+  if (known !== config.vocab_size || known !== tokenizer.vocab_size) {
+    refuse(`${file} has an alphabet of ${known} symbols and a vocab_size of ${config.vocab_size}: ` +
+      "save it again with its own tokenizer");
+  }
+  return { model: new BUILD[name](config, tensors), tokenizer, facts, name };
+}
+
+async function read_tensors(buffer, file) {
+  const { header, start } = read_header(new Uint8Array(buffer), file), tensors = {};
+  const { __metadata__: metadata, ...entries } = header;
+  if (metadata?.format !== "minigpt") {
+    refuse(`${file} is a safetensors file, but not one of minigpt's: choose one that it wrote`);
+  }
+  if (metadata.version !== "1") refuse(`${file} has format version ${metadata.version}: this page reads 1`);
+  if (!(await is_whole(new Uint8Array(buffer), start, String(metadata.sha256)))) {
+    refuse(`${file} is damaged (its checksum does not match): copy or train it again`);
+  }
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(entries)) {
+    if (!Object.hasOwn(BYTES, dtype)) refuse(`${file} holds ${name} as ${dtype}: this page reads F32 and F16`);
+    if (shape.reduce((a, b) => a * b, 1) * BYTES[dtype] !== to - from) {
+      refuse(`${file} is damaged (${name} has the wrong number of bytes): copy or train it again`);
+    }
+    const data = buffer.slice(start + from, start + to);
+    tensors[name] = Object.assign(dtype === "F16" ? float16(new Uint16Array(data)) : new Float32Array(data), { shape });
+  }
+  return { tensors, metadata };
+}
+
+function read_header(bytes, file) {
+  const foreign = `${file} is not a safetensors file, or its start is damaged: choose a file minigpt wrote`;
+  if (!bytes.length) refuse(`${file} is empty: it was not written to its end; train or copy it again`);
+  if (bytes.length < 10 || bytes[8] !== 0x7b) refuse(foreign); // 0x7b is {
+  const start = 8 + Number(new DataView(bytes.buffer).getBigUint64(0, true));
+  if (start > 100_000_000) refuse(foreign);
+  const truncated = (missing) => `${file} is truncated: ${missing} bytes are missing; copy it again, or train again`;
+  if (start > bytes.length) refuse(truncated("some"));
+  let header, end = start;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(8, start)));
+    for (const [name, entry] of Object.entries(header)) {
+      if (name === "__metadata__") continue;
+      const numbers = [...entry.data_offsets, ...entry.shape];
+      const whole = numbers.every((n) => Number.isInteger(n) && n >= 0);
+      if (!whole || entry.data_offsets.length !== 2) throw new Error(name);
+      end = Math.max(end, start + numbers[1]);
+    }
+  } catch {
+    refuse(foreign);
+  }
+  if (end > bytes.length) refuse(truncated((end - bytes.length).toLocaleString("en")));
+  return { header, start };
+}
+
+async function is_whole(bytes, start, digest) { // the sum is that of the file with zeros where the sum stands
+  if (!globalThis.crypto?.subtle) return true; // browsers keep it from pages over plain http
+  const at = new TextDecoder("latin1").decode(bytes.subarray(0, start)).indexOf(digest), copy = bytes.slice();
+  if (at < 0 || digest.length !== 64) return false;
+  copy.fill(0x30, at, at + 64); // 0x30 is 0
+  const sum = new Uint8Array(await crypto.subtle.digest("SHA-256", copy));
+  return Array.from(sum, (byte) => byte.toString(16).padStart(2, "0")).join("") === digest;
+}
+
+function float16(halves) { // the bits moved to where a 32-bit number has them; the exponent is then 112 too small
+  const bits = new Uint32Array(halves.length), numbers = new Float32Array(bits.buffer);
+  for (let i = 0; i < halves.length; i++) {
+    bits[i] = ((halves[i] & 0x8000) << 16) | ((halves[i] & 0x7fff) << 13);
+    numbers[i] = (halves[i] & 0x7c00) === 0x7c00 ? NaN : numbers[i] * 2 ** 112;
+  }
+  return numbers;
+}
+
+return { load_model, CheckpointError };
+})(typeof module === "object" ? require("./minigpt.js") : minigpt);
+if (typeof module === "object") module.exports = checkpoint;
