@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import attempt, right
+from minigpt.exercises import attempt, check, right
 from minigpt.generation import KVCache, generate
 from minigpt.gpt import GPT, GPTConfig
 
@@ -18,6 +18,7 @@ NextLogProbs = Callable[[Tensor], Tensor]  # ids (B, T) -> log-probabilities (B,
 # ---- bits per character --------------------------------------------------------------------------------------------
 
 
+@check
 def check_bits(bits: Callable[[Tensor, int], float]) -> None:
     """Does `bits(probabilities, characters)` give bits per character?"""
     many = torch.rand(3000, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
@@ -59,6 +60,7 @@ def _compare_numbers(given: float, expected: float, known: Mapping[str, float]) 
 BY_ITSELF = "each symbol is compared with p by itself: it is their sum that must reach p"
 
 
+@check
 def check_top_p(top_p: Callable[[Tensor, float], Tensor]) -> None:
     """Does `top_p(probabilities, p)` keep the fewest symbols that reach p, in their places, adding up to 1?"""
     toy = torch.tensor([4, 1, 6, 2, 3]) / 16  # their sums are exact
@@ -135,6 +137,7 @@ class _Watched(GPT):
         return super().forward(idx, cache)
 
 
+@check
 def check_write(write: Callable[[GPT, Tensor, int], Tensor]) -> None:
     """Does `write(model, idx, n)` continue greedily, with a cache that reads every symbol once?"""
     torch.manual_seed(4)
@@ -201,6 +204,7 @@ def _check_written(given: Any, idx: Tensor, expected: Tensor, model: GPT) -> Non
 # ---- beam search ---------------------------------------------------------------------------------------------------
 
 
+@check
 def check_beam(beam: Callable[[NextLogProbs, Tensor, int, int], Tensor]) -> None:
     """Does `beam(next_log_probs, idx, n, width)` find the text that a beam of that width finds?"""
     trap = torch.tensor([[0.0, 0.6, 0.4, 0.0], [0.3, 0.25, 0.25, 0.2], [0.9, 0.04, 0.03, 0.03], [0.25] * 4]).log()
