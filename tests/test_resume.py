@@ -19,6 +19,7 @@ from minigpt.run.resume import RUN_FILE, load_run, save_run
 
 SIZES = {"n-embd": 32, "n-head": 2, "n-layer": 2, "block-size": 32, "dropout": 0.2, "batch-size": 8}
 SMALL = ["--preset", "gpt-laptop", *(f"--{name}={value}" for name, value in SIZES.items())]
+MODERN = ["--preset", "modern-laptop", *SMALL[2:]]  # two optimizers
 
 
 @pytest.fixture
@@ -56,8 +57,9 @@ def everything(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
     return tensors, re.sub(r'"seconds": (\[.*?\]|[0-9.e-]+)', "", metadata["run"])
 
 
-def test_a_run_killed_several_times_ends_with_the_same_bits(text_file, tmp_path):
-    settings = [*SMALL, "--data", text_file, "--steps", 120, "--eval-every", 40]
+@pytest.mark.parametrize("preset", [SMALL, MODERN], ids=["gpt-laptop", "modern-laptop"])
+def test_a_run_killed_several_times_ends_with_the_same_bits(preset, text_file, tmp_path):
+    settings = [*preset, "--data", text_file, "--steps", 120, "--eval-every", 40]
     done = run(*settings, "--out", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     choose = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", time.time_ns()))
@@ -80,12 +82,13 @@ def test_a_run_killed_several_times_ends_with_the_same_bits(text_file, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "forgotten", ["generator.batches", "generator.torch", "optimizer.0.0.exp_avg", "optimizer.0.0.step"]
+    "forgotten",
+    ["generator.batches", "generator.torch", "optimizer.0.0.exp_avg", "optimizer.0.0.step", "optimizer.1.0.mean"],
 )
 def test_planted_each_forgotten_part_changes_the_bits(forgotten, text_file, tmp_path, monkeypatch):
     """What the test above would see if a run forgot a part of its state: the rest of the run is another one."""
-    assert run(*SMALL, "--data", text_file, "--steps", 6, "--out", tmp_path / "run").returncode == 0
-    longer = TrainConfig(steps=8, batch_size=8, learning_rate=1e-2)
+    assert run(*MODERN, "--data", text_file, "--steps", 6, "--out", tmp_path / "run").returncode == 0
+    longer = TrainConfig(steps=8, batch_size=8, learning_rate=1e-2, optimizer="muon")
 
     def went_on(read):
         monkeypatch.setattr(resume, "read_tensors", read)

@@ -6,8 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, TrainConfig, cross_entropy, evaluate, train
-from minigpt.training import History, estimate_loss, learning_rate, start
+from minigpt import (
+    GPT,
+    BigramLanguageModel,
+    CharTokenizer,
+    GPTConfig,
+    ModernGPT,
+    TrainConfig,
+    cross_entropy,
+    evaluate,
+    train,
+)
+from minigpt.training import History, estimate_loss, learning_rate, schedule, start
 
 QUICK = TrainConfig(steps=30, batch_size=8, learning_rate=3e-3, eval_every=10, eval_batches=4)
 
@@ -79,6 +89,36 @@ def test_the_rate_rises_then_falls():
     assert rates[100:] == sorted(rates[100:], reverse=True)
     short = replace(config, steps=20)
     assert learning_rate(2, short) == 1.0  # a tenth of a short run, not a hundred steps
+
+
+def test_a_line_down_ends_at_zero_and_lies_under_the_cosine_at_first():
+    line = TrainConfig(steps=1000, warmup_steps=100, decay="linear", final_rate=0.0)
+    cosine = replace(line, decay="cosine")
+    parts = [schedule(step, line) for step in range(1001)]
+    assert parts[100] == 1
+    assert parts[550] == pytest.approx(0.5)
+    assert parts[1000] == 0
+    assert parts[325] < schedule(325, cosine)
+    assert parts[775] > schedule(775, cosine)
+
+
+def test_muon_trains_the_matrices_of_the_blocks_and_adamw_the_rest(ids):
+    model = ModernGPT(GPTConfig(int(ids.max()) + 1, block_size=16, n_embd=16, n_head=2, n_layer=2, dropout=0.0))
+    config = replace(QUICK, optimizer="muon", muon_rate=0.02, learning_rate=1e-3)
+    state = start(model, config)
+    adamw, muon = state.optimizers
+    names = {id(p): name for name, p in model.named_parameters()}
+    trained = [
+        {names[id(p)] for group in optimizer.param_groups for p in group["params"]} for optimizer in (adamw, muon)
+    ]
+    assert trained[0] == {"token_embedding.weight", "head.weight"}
+    assert trained[1] == {name for name in names.values() if name.startswith("blocks.")}
+    before = evaluate(model, ids)
+    train(model, ids, ids, config, state=state, progress=False)
+    last = schedule(config.steps - 1, config)
+    assert adamw.param_groups[0]["lr"] == pytest.approx(1e-3 * last)
+    assert muon.param_groups[0]["lr"] == pytest.approx(0.02 * last)
+    assert evaluate(model, ids) < before - 0.3
 
 
 def test_the_gradient_is_clipped(ids):

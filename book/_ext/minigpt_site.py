@@ -3,6 +3,7 @@
 - MathJax from this machine, and addresses derived from `repository.url`;
 - `{shown}` and `{chapter}`: links to chapters, which read as plain text while a chapter is not in the contents yet;
 - `{chapters}`: the table of minutes; `{landing}`: the trained model of the front page, from `book/landing.json`;
+- `{runs}`: the table of recorded runs, from `data/runs/`;
 - small repairs of the HTML that axe finds fault with.
 """
 
@@ -35,6 +36,7 @@ from repository import pages_url  # noqa: E402
 
 MATHJAX_PARTS = ["tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions"]
 LANDING = ROOT / "book" / "landing.json"
+RUNS = ROOT / "data" / "runs"
 
 
 # ---- chapters ------------------------------------------------------------------------------------------------------
@@ -111,6 +113,24 @@ class Chapters(SphinxDirective):
             rows.append(f"| {number(name)}. {{chapter}}`{name}` | {reading[1] if reading else ''} | {sums} |")
         node = nodes.container()
         self.state.nested_parse(StringList(rows, self.env.docname), self.content_offset, node)
+        return node.children
+
+
+class Runs(SphinxDirective):
+    """What each recorded run reached, how it is run again, and where it was made."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = ["| command | parameters | steps | seconds | validation loss | made on |", "|---|---|---|---|---|---|"]
+        for file in sorted(RUNS.glob("*.json")):
+            self.env.note_dependency(str(file))
+            run = json.loads(file.read_text("utf8"))
+            rows.append(
+                f"| `{run['command']}` | {run['parameters']:,} | {run['step']:,} | {run['seconds']:.0f} "
+                f"| {run['val_loss']:.4f} | {run['machine']}; torch {run['torch']}; {run['date']} |"
+            )
+        node = nodes.container()
+        if len(rows) > 2:
+            self.state.nested_parse(StringList(rows, self.env.docname), self.content_offset, node)
         return node.children
 
 
@@ -235,6 +255,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_role("shown", Shown())
     app.add_directive("chapters", Chapters)
     app.add_directive("landing", Landing)
+    app.add_directive("runs", Runs)
     app.connect("autodoc-process-signature", signature)
     app.connect("config-inited", derive_addresses, priority=100)
     app.connect("builder-inited", same_handlers)

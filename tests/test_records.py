@@ -1,0 +1,70 @@
+"""Chapter 10: recorded runs, and what writes them."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigpt.run import cli, records
+from minigpt.run.checkpoint import load_facts
+from minigpt.run.presets import PRESETS
+from minigpt.run.records import load_records, read_record
+from minigpt.text import SHA256
+
+DATA = Path(__file__).parents[1] / "data"
+RECORDS = load_records()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_says_how_it_was_made(name):
+    record = RECORDS[name]
+    assert record.text_sha256 == SHA256
+    assert record.step == record.train_config["steps"] == record.history.steps[-1]  # at its last step, none picked
+    assert 0 < record.val_loss < 4.2
+    assert record.seconds == pytest.approx(record.history.seconds[-1], abs=0.1)
+    assert not re.search("/|\\\\", record.machine)  # a processor, no path
+    words = shlex.split(record.command)
+    assert words[:4] == ["python", "-m", "minigpt", "train"]
+    args = cli._parser().parse_args(words[3:])
+    assert args.preset == record.preset
+    given = cli._given(args, cli.SIZES | cli.RECIPE)
+    expected = {**PRESETS[args.preset].sizes, **vars(PRESETS[args.preset].config), **given}
+    found = {**record.model_config, **record.train_config}
+    expected["precision"] = found["precision"]  # the machine's choice
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDS if (DATA / "weights" / f"{name}.safetensors").exists()])
+def test_the_weights_are_those_of_the_record(name):
+    facts = load_facts(DATA / "weights" / f"{name}.safetensors")
+    assert facts["val_loss"] == RECORDS[name].val_loss
+    assert facts["step"] == RECORDS[name].step
+
+
+def test_training_writes_a_record(tmp_path, play):
+    (tmp_path / "play.txt").write_text(play)
+    words = ["train", "--preset", "modern-laptop", "--n-embd", "16", "--n-head=2", "--steps", "3", "--block-size=32"]
+    done = subprocess.run(
+        [sys.executable, "-m", "minigpt", *words, "--data", tmp_path / "play.txt", "--out", tmp_path / "run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "run" / "history.json")
+    flags = "--block-size 32 --n-embd 16 --n-head 2 --steps 3"
+    assert record.command == f"python -m minigpt train --preset modern-laptop {flags}"
+    assert f"{record.val_loss:.4f} nats per symbol" in done.stdout
+    assert f"{record.parameters:,} parameters" in done.stdout
+    assert "3 steps in" in repr(record)
+
+
+def test_what_is_no_record_is_named(tmp_path, monkeypatch):
+    for text in ("", "{}", "[]", json.dumps({"history": {"steps": 1, "other": 2}})):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ValueError, match=r"x\.json is not the record of a run"):
+            read_record(tmp_path / "x.json")
+    monkeypatch.setattr(records, "FOLDERS", (tmp_path / "nothing",))
+    assert load_records() == {}
