@@ -1,0 +1,207 @@
+"""The checks of chapter 9: the solutions pass, each wrong answer is told its own mistake."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minigpt import KVCache
+from minigpt.exercises.generation import check_beam, check_bits, check_top_p, check_write
+
+
+@pytest.mark.parametrize("label", ["ex-09-1", "ex-09-2", "ex-09-3", "ex-09-4"])
+def test_solution(solve: Callable[..., Any], label: str) -> None:
+    solve(label)
+
+
+# ---- bits per character --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("these are nats", lambda p, c: -p.log().sum() / c),
+        ("the sign is wrong", lambda p, c: p.log2().sum() / c),
+        ("bits per token", lambda p, c: -p.log2().mean()),
+        ("bits of the whole text", lambda p, c: -p.log2().sum()),
+        ("the mean of the logarithms", lambda p, c: -math.log2(p.mean()) * len(p) / c),
+        ("this is a perplexity", lambda p, c: 2 ** (-p.log2().sum() / c)),
+        ("add up logarithms instead", lambda p, c: -p.prod().log2() / c),
+        ("one number for the whole text", lambda p, c: -p.log2()),
+        ("it should be 2", lambda p, c: 7.0),
+    ],
+)
+def test_wrong_bits(message: str, wrong: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_bits(wrong)
+
+
+# ---- top-p ---------------------------------------------------------------------------------------------------------
+
+
+def nucleus(x: Tensor, p: float, keep: str = "right", descending: bool = True, back: bool = True) -> Tensor:
+    """Top-p with a switch for each mistake."""
+    ordered, order = x.sort(-1, descending=descending)
+    upto = ordered.cumsum(-1)
+    before = upto - ordered
+    ordered = ordered * {"right": before < p, "short": upto < p, "long": before <= p}[keep]
+    return torch.zeros_like(x).scatter(-1, order, ordered) if back else ordered
+
+
+def share(x: Tensor) -> Tensor:
+    return x / x.sum(-1, keepdim=True)
+
+
+def in_place(x: Tensor, p: float) -> Tensor:
+    x.copy_(share(nucleus(x, p)))
+    return x
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("the symbol with which the sum reaches p is missing", lambda x, p: share(nucleus(x, p, "short"))),
+        ("one symbol too many", lambda x, p: share(nucleus(x, p, "long"))),
+        ("does not add up to 1", nucleus),
+        ("put each back", lambda x, p: share(nucleus(x, p, back=False))),
+        ("no symbol is left", lambda x, p: share(nucleus(x, p, "right" if p > 0.5 else "short"))),
+        ("compared with p by itself", lambda x, p: share(x * (x > p))),
+        ("compared with p by itself", lambda x, p: share(x * (x > p)) if (x > p).any() else share(nucleus(x, p))),
+        ("least probable", lambda x, p: share(nucleus(x, p, descending=False))),
+        ("each row by itself", lambda x, p: share(nucleus(x.flatten(), p).view_as(x))),
+        ("nothing is left out", lambda x, p: x),
+        ("changes its input", in_place),
+        ("must be a tensor", lambda x, p: 1.0),
+        ("it must stay", lambda x, p: x[..., :2]),
+        ("off by", lambda x, p: torch.full_like(x, 1 / x.size(-1))),
+    ],
+)
+def test_wrong_top_p(message: str, wrong: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_top_p(wrong)
+
+
+# ---- writing with a cache ------------------------------------------------------------------------------------------
+
+
+def write(
+    model: Any,
+    idx: Tensor,
+    n: int,
+    *,
+    twice: bool = False,
+    everything: bool = False,
+    anew: bool = False,
+    cached: bool = True,
+    one_more: bool = False,
+    first_row: bool = False,
+    prompt: bool = True,
+) -> Tensor:
+    """Greedy writing with a cache, with a switch for each mistake."""
+    T, kv, new, text = idx.size(1), KVCache(model.config, len(idx), model.head.weight), idx, idx
+    if twice:
+        model(idx, cache=kv)
+        new = idx[:, -1:]
+    for _ in range(n):
+        if anew:
+            kv = KVCache(model.config, len(idx), model.head.weight)
+        logits = model(new, cache=kv) if cached else model(text)
+        row = 0 if first_row else -1
+        text = torch.cat([text, logits[:, row].argmax(-1, keepdim=True)], dim=1)
+        new = text if everything else text[:, -1:]
+    if one_more:
+        model(new, cache=kv)
+    return text if prompt else text[:, T:]
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("is read twice", lambda *given: write(*given, twice=True)),
+        ("the whole text is fed again", lambda *given: write(*given, everything=True)),
+        ("forgets the past", lambda *given: write(*given, anew=True)),
+        ("without the cache", lambda *given: write(*given, cached=False)),
+        ("it is never read", lambda *given: write(*given, one_more=True)),
+        ("follows the last one", lambda *given: write(*given, first_row=True)),
+        ("only the new symbols", lambda *given: write(*given, prompt=False)),
+        ("never asked", lambda model, idx, n: idx),
+        ("the shape is", lambda model, idx, n: write(model, idx, n)[:, :-1]),
+        ("must be ids", lambda *given: write(*given).tolist()),
+        ("leaves the one of the slow loop", lambda *given: (write(*given) + 1) % 11),
+        ("ends with an error", lambda model, idx, n: write(model, idx, n)[0, 99]),
+    ],
+)
+def test_wrong_write(message: str, wrong: Callable[..., Any]) -> None:
+    with torch.no_grad(), pytest.raises(AssertionError, match=message):
+        check_write(wrong)
+
+
+def test_prompt_without_its_last_symbol() -> None:
+    """Another way that is right: read all but the last symbol, then go on one by one."""
+
+    def other(model: Any, idx: Tensor, n: int) -> Tensor:
+        kv, text = KVCache(model.config, len(idx), model.head.weight), idx
+        if idx.size(1) > 1:
+            model(idx[:, :-1], cache=kv)
+        for _ in range(n):
+            text = torch.cat([text, model(text[:, -1:], cache=kv)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        return text
+
+    with torch.no_grad():
+        check_write(other)
+
+
+# ---- beam search ---------------------------------------------------------------------------------------------------
+
+
+def beam(
+    ask: Any, idx: Tensor, n: int, width: int, *, copies: bool = False, rank: str = "total", apart: bool = False,
+    cap: bool = True, all_texts: bool = False, worst: bool = False,
+) -> Tensor:  # fmt: skip
+    """Beam search with a switch for each mistake."""
+    texts = idx.repeat(width, 1) if copies else idx
+    scores = torch.zeros(len(texts))
+    for step in range(n):
+        new = ask(texts)
+        total = (0 if rank == "last" else scores[:, None]) + (new.exp() if rank == "plain" else new)
+        V = new.size(1)
+        if apart and step:
+            best = torch.arange(len(texts)) * V + total.argmax(-1)
+        else:
+            best = total.flatten().topk(min(width, total.numel()) if cap else width).indices
+        texts, scores = torch.cat([texts[best // V], (best % V)[:, None]], dim=1), total.flatten()[best]
+    if all_texts:
+        return texts
+    return texts[scores.argmin() if worst else scores.argmax()][None]
+
+
+def other_end(ids: Tensor) -> Tensor:
+    return torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % 4], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("this is the greedy text", lambda ask, idx, n, width: beam(ask, idx, n, 1)),
+        ("begin with one", lambda *given: beam(*given, copies=True)),
+        ("last step only", lambda *given: beam(*given, rank="last")),
+        ("probabilities are added", lambda *given: beam(*given, rank="plain")),
+        ("its own best continuation", lambda *given: beam(*given, apart=True)),
+        ("the worst text", lambda *given: beam(*given, worst=True)),
+        ("keep min", lambda *given: beam(*given, cap=False)),
+        ("return only the most probable", lambda *given: beam(*given, all_texts=True)),
+        ("only the new symbols", lambda ask, idx, n, width: beam(ask, idx, n, width)[:, idx.size(1) :]),
+        ("the shape is", lambda ask, idx, n, width: beam(ask, idx, n, width)[0]),
+        ("must be ids", lambda *given: beam(*given).tolist()),
+        ("your text has log-probability", lambda *given: other_end(beam(*given))),
+        ("ends with an error", lambda *given: beam(*given)[0, 99]),
+    ],
+)
+def test_wrong_beam(message: str, wrong: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_beam(wrong)
