@@ -2,7 +2,7 @@
 from files that `checkpoint.js` beside it reads.
 
 - `{playground}`: the place that `page.js` fills, and what stands there without scripts;
-- `{pair}`: a piece of Python beside the piece of JavaScript with the same name, each from its own file;
+- `{pair}`: pieces of Python beside the pieces of JavaScript that do the same, each from its own file;
 - scripts, style and weights are written to `_static/playground/` and loaded by this page alone. The weights are classic
   scripts, because over file:// a page may load nothing else.
 """
@@ -32,20 +32,24 @@ def models() -> list[Path]:
     return sorted(WEIGHTS.glob("*.safetensors"), key=lambda file: (file.stem != DEFAULT, file.stem))
 
 
-def python_source(file: str, name: str) -> str:
-    """The source of a class, function or method (`Class.method`) of minigpt, without its docstring."""
+def python_source(file: str, name: str, in_class: bool = False) -> str:
+    """The source of a class, function or method (`Class.method`) of minigpt, without its docstring.
+
+    With `in_class` a method stands below the first line of its class.
+    """
     text = (ROOT / "minigpt" / file).read_text("utf8")
     found: Any = ast.parse(text)
+    lines, opening = text.splitlines(), []
     for part in name.split("."):
         found = next(node for node in found.body if getattr(node, "name", None) == part)
-    lines = text.splitlines()
+        opening.append(lines[found.lineno - 1])
     first, last = found.lineno - 1, found.end_lineno
     drop: set[int] = set()
     for node in ast.walk(found):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             drop |= set(range(node.body[0].lineno - 1, node.body[0].end_lineno or 0))
     kept = [line for i, line in enumerate(lines[first:last], first) if i not in drop]
-    return without_indent(kept)
+    return without_indent([*opening[:-1], *kept] if in_class else kept)
 
 
 def javascript_source(name: str) -> str:
@@ -66,19 +70,22 @@ def without_indent(lines: list[str]) -> str:
 
 
 class Pair(SphinxDirective):
-    """`FILE NAME` of minigpt beside a name of minigpt.js: the same name, unless `:javascript:` says another one."""
+    """`FILE NAME ...` of minigpt beside minigpt.js: the same names, unless `:javascript:` says others."""
 
     required_arguments = 2
+    optional_arguments = 20
     option_spec = {"javascript": directives.unchanged}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        file, name = self.arguments
-        other = self.options.get("javascript", name).split()
+        file, *names = self.arguments
+        others = self.options["javascript"].split() if "javascript" in self.options else names
         self.env.note_dependency(str(ROOT / "minigpt" / file))
         self.env.note_dependency(str(FOLDER / "minigpt.js"))
+        python = [python_source(file, name, in_class=len(names) > 1) for name in names]
+        javascript = [javascript_source(name) for name in others]
         halves = [
-            (f"minigpt/{file}", "python", python_source(file, name)),
-            ("book/playground/minigpt.js", "javascript", "\n\n".join(javascript_source(part) for part in other)),
+            (f"minigpt/{file}", "python", "\n\n".join(python)),
+            ("book/playground/minigpt.js", "javascript", "\n\n".join(javascript)),
         ]
         pair = nodes.container(classes=["pg-pair"])
         for title, language, source in halves:

@@ -1,11 +1,59 @@
-// Models on disk, as in minigpt/run/checkpoint.py: a safetensors file is a number, so many bytes of JSON, and the weights.
-// In the JSON stand the class of the model, its config, its alphabet and a checksum of the whole file. Whatever is wrong
-// with a file is said in a sentence, a CheckpointError. Like minigpt.js a classic script, which comes after that one.
+// Models on disk, as in minigpt/run/checkpoint.py: a safetensors file is a number, so many bytes of JSON, and weights.
+// The JSON holds the class of the model, its config, its alphabet and a checksum of the whole file. Whatever is wrong
+// with a file is said in a sentence, a CheckpointError. A classic script, like minigpt.js, which comes before it.
 const checkpoint = ((minigpt) => {
 "use strict";
 
-const BUILD = { BigramLanguageModel: minigpt.BigramLanguageModel, GPT: minigpt.GPT };
+// For each class the shape of every tensor that its config asks for.
+const SHAPES = {
+  BigramLanguageModel: ({ vocab_size }) => ({ "table.weight": [vocab_size, vocab_size] }),
+  GPT: (config) => ({
+    "token_embedding.weight": [config.vocab_size, config.n_embd],
+    "position_embedding.weight": [config.block_size, config.n_embd],
+    ...every_block(config, ({ n_embd }) => ({
+      "norm1.weight": [n_embd],
+      "norm1.bias": [n_embd],
+      "attention.qkv.weight": [3 * n_embd, n_embd],
+      "attention.proj.weight": [n_embd, n_embd],
+      "attention.proj.bias": [n_embd],
+      "norm2.weight": [n_embd],
+      "norm2.bias": [n_embd],
+      "feed_forward.net.0.weight": [4 * n_embd, n_embd],
+      "feed_forward.net.0.bias": [4 * n_embd],
+      "feed_forward.net.2.weight": [n_embd, 4 * n_embd],
+      "feed_forward.net.2.bias": [n_embd],
+    })),
+    "norm.weight": [config.n_embd],
+    "norm.bias": [config.n_embd],
+    "head.weight": [config.vocab_size, config.n_embd],
+    "head.bias": [config.vocab_size],
+  }),
+  ModernGPT: (config) => ({
+    "token_embedding.weight": [config.vocab_size, config.n_embd],
+    ...every_block(config, ({ n_embd, n_head }) => {
+      const head_size = n_embd / n_head;
+      if (head_size % 2) throw new Error(`n_embd / n_head is ${head_size}: rotary positions need an even size`);
+      return {
+        "attention.query.weight": [n_embd, n_embd],
+        "attention.key.weight": [n_embd, n_embd],
+        "attention.value.weight": [n_embd, n_embd],
+        "attention.proj.weight": [n_embd, n_embd],
+        "feed_forward.up.weight": [4 * n_embd, n_embd],
+        "feed_forward.down.weight": [n_embd, 4 * n_embd],
+      };
+    }),
+    "head.weight": [config.vocab_size, config.n_embd],
+  }),
+};
 const BYTES = { F16: 2, F32: 4 };
+
+function every_block(config, shapes) {
+  const { n_embd, n_head, n_layer } = config;
+  if (n_embd % n_head !== 0) throw new Error(`n_embd is ${n_embd}: it must be divisible by n_head, which is ${n_head}`);
+  const block = Object.entries(shapes(config));
+  const named = (_, i) => block.map(([name, shape]) => [`blocks.${i}.${name}`, shape]);
+  return Object.fromEntries(Array.from({ length: n_layer }, named).flat());
+}
 
 class CheckpointError extends Error {}
 
@@ -15,8 +63,8 @@ function refuse(sentence) {
 
 async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { model, tokenizer, facts, name }
   const { tensors, metadata } = await read_tensors(buffer, file), name = metadata.model;
-  if (!Object.hasOwn(BUILD, name)) {
-    refuse(`${file} holds a ${name}, and this page runs only ${Object.keys(BUILD).join(" and ")}`);
+  if (!Object.hasOwn(SHAPES, name)) {
+    refuse(`${file} holds a ${name}, and this page runs only ${Object.keys(SHAPES).join(", ")}`);
   }
   let config, facts;
   try {
@@ -28,7 +76,7 @@ async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { mo
     if (config.n_layer > Object.keys(tensors).length) {
       throw new Error(`n_layer is ${config.n_layer}, more than it has weights for`);
     }
-    const shapes = BUILD[name].shapes(config), shape = (of) => (of ? of.join(" × ") : "not there");
+    const shapes = SHAPES[name](config), shape = (of) => (of ? of.join(" × ") : "not there");
     for (const key of new Set([...Object.keys(shapes), ...Object.keys(tensors)])) {
       const [is, ought] = [shape(tensors[key]?.shape), shape(shapes[key])];
       if (is !== ought) throw new Error(`${key} is ${is} and should be ${ought}`);
@@ -42,7 +90,7 @@ async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { mo
     refuse(`${file} has an alphabet of ${known} symbols and a vocab_size of ${config.vocab_size}: ` +
       "save it again with its own tokenizer");
   }
-  return { model: new BUILD[name](config, tensors), tokenizer, facts, name };
+  return { model: new minigpt[name](config, tensors), tokenizer, facts, name };
 }
 
 async function read_tensors(buffer, file) {

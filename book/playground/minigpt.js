@@ -4,7 +4,7 @@
 const minigpt = (() => {
 "use strict";
 
-// ---- text.py -------------------------------------------------------------------------------------------------------
+// ---- text.py --------------------------------------------------------------------------------------------------------
 
 class CharTokenizer {
   constructor(symbols) {
@@ -43,6 +43,10 @@ function relu(x) {
   return x.map((value) => Math.max(0, value));
 }
 
+function square(x) {
+  return x.map((value) => value ** 2);
+}
+
 function linear(x, weight, bias) {
   const n = x.length, rows = weight.length / n, y = new Float32Array(rows);
   for (let r = 0; r < rows; r += 4) { // four rows at a time: x is read once for all four
@@ -75,15 +79,11 @@ function softmax(scores) {
   return powers.map((power) => power / sum);
 }
 
-// ---- bigram.py -----------------------------------------------------------------------------------------------------
+// ---- bigram.py ------------------------------------------------------------------------------------------------------
 
 class BigramLanguageModel {
   constructor(config, tensors) {
     Object.assign(this, { config, context: Infinity, table: tensors["table.weight"] });
-  }
-
-  static shapes({ vocab_size }) {
-    return { "table.weight": [vocab_size, vocab_size] };
   }
 
   position() {
@@ -91,33 +91,11 @@ class BigramLanguageModel {
   }
 }
 
-// ---- gpt.py --------------------------------------------------------------------------------------------------------
+// ---- gpt.py ---------------------------------------------------------------------------------------------------------
 
 class GPT {
   constructor(config, tensors) {
     Object.assign(this, { config, context: config.block_size, tensors });
-  }
-
-  static shapes({ vocab_size, block_size, n_embd, n_head, n_layer }) {
-    if (n_embd % n_head) throw new Error(`n_embd is ${n_embd}: it must be divisible by n_head, which is ${n_head}`);
-    const norm = (name) => ({ [`${name}.weight`]: [n_embd], [`${name}.bias`]: [n_embd] });
-    const shapes = {
-      "token_embedding.weight": [vocab_size, n_embd],
-      "position_embedding.weight": [block_size, n_embd],
-    };
-    for (let i = 0; i < n_layer; i++) {
-      const block = `blocks.${i}`;
-      Object.assign(shapes, norm(`${block}.norm1`), norm(`${block}.norm2`), {
-        [`${block}.attention.qkv.weight`]: [3 * n_embd, n_embd],
-        [`${block}.attention.proj.weight`]: [n_embd, n_embd],
-        [`${block}.attention.proj.bias`]: [n_embd],
-        [`${block}.feed_forward.net.0.weight`]: [4 * n_embd, n_embd],
-        [`${block}.feed_forward.net.0.bias`]: [4 * n_embd],
-        [`${block}.feed_forward.net.2.weight`]: [n_embd, 4 * n_embd],
-        [`${block}.feed_forward.net.2.bias`]: [n_embd],
-      });
-    }
-    return { ...shapes, ...norm("norm"), "head.weight": [vocab_size, n_embd], "head.bias": [vocab_size] };
   }
 
   position(off) {
@@ -125,7 +103,7 @@ class GPT {
   }
 }
 
-// ---- generation.py -------------------------------------------------------------------------------------------------
+// ---- generation.py: the cache, and one position ---------------------------------------------------------------------
 
 class LayerCache {
   constructor(block_size, n_embd) {
@@ -158,13 +136,13 @@ class KVCache {
 }
 
 class OnePosition {
+  static parts = ["norm1", "attention.qkv", "attention.proj", "norm2", "feed_forward.net.0", "feed_forward.net.2"];
+
   constructor(model, kv, off = new Set()) {
     const tensors = model.tensors, part = (name) => [tensors[`${name}.weight`], tensors[`${name}.bias`]];
     Object.assign(this, { config: model.config, kv, off, weights: [] }); // off: heads that stay silent, as "layer.head"
     this.embeddings = [tensors["token_embedding.weight"], tensors["position_embedding.weight"]];
-    this.layers = kv.layers.map((_, i) =>
-      ["norm1", "attention.qkv", "attention.proj", "norm2", "feed_forward.net.0", "feed_forward.net.2"]
-        .map((name) => part(`blocks.${i}.${name}`)));
+    this.layers = kv.layers.map((_, i) => new.target.parts.map((name) => part(`blocks.${i}.${name}`)));
     this.last = [part("norm"), part("head")];
   }
 
@@ -204,9 +182,68 @@ class OnePosition {
   }
 }
 
+// ---- modern.py ------------------------------------------------------------------------------------------------------
+
+const BASE = 1024; // the slowest pair of a head turns this many times more slowly than the fastest
+
+function rms_norm(x) {
+  const mean = square(x).reduce((sum, value) => sum + value) / x.length;
+  const scale = 1 / Math.sqrt(mean + 2 ** -23); // what torch adds: the last bit of a 1 in float32
+  return x.map((value) => value * scale);
+}
+
+function rotate(x, start) { // one query or key, (head_size,), that stands at position `start`
+  const half = x.length / 2, y = new Float32Array(x.length);
+  for (let i = 0; i < half; i++) {
+    const angle = start * BASE ** -(i / Math.max(1, half - 1));
+    const cos = Math.cos(angle), sin = Math.sin(angle);
+    const first = x[i], second = x[half + i];
+    y[i] = first * cos - second * sin;
+    y[half + i] = first * sin + second * cos;
+  }
+  return y;
+}
+
+class ModernPosition extends OnePosition {
+  static parts = ["attention.query", "attention.key", "attention.value", "attention.proj",
+    "feed_forward.up", "feed_forward.down"];
+
+  project(x, query, key, value, start) {
+    const { n_embd, n_head } = this.config;
+    const q = linear(x, ...query), k = linear(x, ...key), v = linear(x, ...value);
+    for (let head = 0; head < n_head; head++) {
+      for (const one of [row(q, head, n_embd / n_head), row(k, head, n_embd / n_head)]) {
+        one.set(rotate(rms_norm(one), start)); // in its place in q or k
+      }
+    }
+    return [q, k, v]; // each (n_embd,): the heads side by side
+  }
+
+  call(symbol) {
+    let x = row(this.embeddings[0], symbol, this.config.n_embd); // (n_embd,)
+    this.weights = this.layers.map(([query, key, value, proj, up, down], layer) => {
+      const cache = this.kv.layers[layer];
+      const [q, k, v] = this.project(rms_norm(x), query, key, value, cache.length);
+      const [mixed, weights] = this.attention(q, ...cache.append(k, v), layer);
+      x = add(x, linear(mixed, ...proj));
+      x = add(x, linear(square(relu(linear(rms_norm(x), ...up))), ...down));
+      return weights;
+    });
+    return linear(rms_norm(x), ...this.last[1]);
+  }
+}
+
+class ModernGPT extends GPT {
+  position(off) {
+    return new ModernPosition(this, new KVCache(this.config), off);
+  }
+}
+
+// ---- generation.py: reading and writing -----------------------------------------------------------------------------
+
 // What a model has read, and its logits at every position of it. Only what is new is computed: text that goes on costs
 // one position a symbol, and after a step back the cache is cut. Past the context every position shifts, so that
-// nothing in the cache fits any more and the whole window is read again: learned positions cannot slide.
+// nothing in the cache fits any more and the whole window is read again, as in Python.
 class Reading {
   constructor(model, off) {
     Object.assign(this, { model, position: model.position(off), ids: [], logits: [] });
@@ -278,6 +315,6 @@ function* stream(model, idx, n, { temperature = 1, top_k = null, top_p = null, s
   }
 }
 
-return { CharTokenizer, BigramLanguageModel, GPT, Reading, next_probabilities, uniform, draw, stream };
+return { CharTokenizer, BigramLanguageModel, GPT, ModernGPT, Reading, next_probabilities, uniform, draw, stream };
 })();
 if (typeof module === "object") module.exports = minigpt;

@@ -502,7 +502,7 @@ def test_python_and_javascript_stand_side_by_side(play: Any) -> None:
     """Each pair shows text that stands in the two files, and the names are the same."""
     javascript = (ROOT / "book" / "playground" / "minigpt.js").read_text("utf8")
     pairs = play.locator(".pg-pair").all()
-    assert len(pairs) == 5
+    assert len(pairs) == 6
     for pair in pairs:
         (file, one), (_, other) = [
             (half.locator(".pg-file").inner_text(), half.locator("pre").inner_text())
