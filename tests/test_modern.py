@@ -10,8 +10,9 @@ from test_gpt import assert_the_future_is_hidden
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from minigpt import GPTConfig, ModernGPT, cross_entropy, modern
+from minigpt import CharTokenizer, GPTConfig, ModernGPT, cross_entropy, load_model, modern, save_model
 from minigpt.modern import ModernAttention, ModernBlock, rms_norm, rotate
+from minigpt.view.explorer import attention_explorer
 
 C, N_HEAD, HEAD_SIZE = 24, 4, 6
 
@@ -188,3 +189,12 @@ def test_what_does_not_fit_is_refused():
     model = ModernGPT(GPTConfig(vocab_size=11, block_size=16, n_embd=32, n_head=4, n_layer=1))
     with pytest.raises(ValueError, match="17 symbols, but block_size is 16"):
         model(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_it_is_saved_and_looked_into_as_every_model_is(small_modern, tmp_path):
+    tokenizer = CharTokenizer("abcdefghijk")
+    loaded = load_model(save_model(small_modern, tmp_path, tokenizer))
+    idx = torch.randint(11, (2, 9))
+    assert type(loaded) is ModernGPT
+    assert torch.equal(loaded(idx), small_modern.eval()(idx))
+    assert "<" in attention_explorer(small_modern, "badge", tokenizer)._repr_html_()

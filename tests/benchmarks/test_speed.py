@@ -4,6 +4,7 @@ Machines differ and are noisy, so what counts are the ratios of the last test, m
 models have random weights; nothing is downloaded.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,8 @@ from minigpt.run.checkpoint import BUILD
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import faster_precision
 from minigpt.training import start, train
+
+torch.set_num_threads(os.cpu_count() or 1)  # the other tests use one
 
 SMALL = {"n_embd": 128, "n_head": 4, "n_layer": 4}
 FULL = {"n_embd": 384, "n_head": 6, "n_layer": 6}
@@ -68,7 +71,7 @@ def test_generation_of_hugging_face(benchmark, T):
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["bigram", "gpt-laptop", "gpt"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_training_step(benchmark, name):
     preset = PRESETS[name]
     model, ids = BUILD[preset.model]({"vocab_size": 65, **preset.sizes}), torch.randint(65, (10_000,))
@@ -83,7 +86,8 @@ def test_training_step(benchmark, name):
 
     state.history.train_losses.append(0.0)
     benchmark.extra_info["precision"] = precision
-    benchmark.pedantic(step, rounds=3 if name == "gpt" else 20, warmup_rounds=1)
+    rounds = {"gpt": 2, "modern-coffee": 5}.get(name, 20)
+    benchmark.pedantic(step, rounds=rounds, warmup_rounds=1)
 
 
 def test_training_step_of_hugging_face(benchmark):
