@@ -39,7 +39,7 @@ class KVCache:
     """The cache of a whole model: one `LayerCache` a layer. Room for block_size positions and no more.
 
     Learned positions cannot slide: when the window moves on, every symbol in it changes its position, and with that
-    every key and value. Past block_size a cache is of no use.
+    every key and value. Past block_size a cache is of no use. (Rotated keys could slide, but what they saw could not.)
     """
 
     def __init__(self, config: GPTConfig, batch_size: int, like: Tensor) -> None:
@@ -127,10 +127,9 @@ def next_probabilities(
     if temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter_(-1, best, 1.0)
-    if (
-        temperature != 1
-    ):  # the largest logit is moved to 0: a tiny temperature gives -inf for the others, never inf - inf
-        logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    if temperature != 1:
+        largest = logits.amax(dim=-1, keepdim=True)  # moved to 0: a tiny temperature gives -inf, never inf - inf
+        logits = (logits - largest) / temperature
     if top_k is not None and top_k < logits.size(-1):
         kept = logits.topk(top_k, dim=-1)
         logits = torch.full_like(logits, -math.inf).scatter_(-1, kept.indices, kept.values)
