@@ -36,8 +36,9 @@ ASK = "import torch, minigpt; print(torch.__version__); print(minigpt.__file__)"
 def commit_of_this_tree(folder: Path) -> Path:
     """A repository with one commit: what is in the working tree now."""
     copy = folder / "repository"
+    parts = {"minigpt", "data", "pyproject.toml", "README.md", "LICENSE"}
     for path in [*repository.files(ROOT), ROOT / "LICENSE"]:
-        if path.exists() and path.relative_to(ROOT).parts[0] in {"minigpt", "data", "pyproject.toml", "README.md", "LICENSE"}:
+        if path.exists() and path.relative_to(ROOT).parts[0] in parts:
             target = copy / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
