@@ -91,6 +91,10 @@ def results(jobs: list[dict[str, Any]], engine: Path = ENGINE) -> list[Any]:
 # ---- the trained models --------------------------------------------------------------------------------------------
 
 
+def long_text(n: int) -> str:
+    return ((TEXT + OTHER) * (n // len(TEXT) + 1))[:n]
+
+
 def heads_off(config: GPTConfig) -> list[tuple[int, int]]:
     return [(layer, head) for layer, head in OFF if layer < config.n_layer and head < config.n_head]
 
@@ -101,8 +105,8 @@ def expected(file: Path, n: int) -> dict[str, Any]:
     the greedy text from shortly before the end of the context to some symbols past it; where each head looks; and the
     logits with two heads switched off."""
     model, tokenizer = load_model(file), load_tokenizer(file)
-    T = min(model.config.block_size, 64)
-    idx = tokenizer.encode(TEXT)[:T]
+    T = model.config.block_size
+    idx = tokenizer.encode(long_text(T))
     branch = torch.cat([idx[: T // 2], tokenizer.encode(OTHER)[: T // 4]])
     start = idx[: max(1, T - n // 2)]
     given = {"idx": idx.tolist(), "branch": branch.tolist(), "start": start.tolist()}
@@ -156,7 +160,7 @@ def test_javascript_computes_what_pytorch_computes(file: Path) -> None:
 def test_greedy_text_is_identical_over_a_context_and_past_it(file: Path) -> None:
     model, tokenizer = load_model(file), load_tokenizer(file)
     start = tokenizer.encode(TEXT)[:8]
-    n = min(model.config.block_size, 64) + 12
+    n = model.config.block_size + 4
     job = {"do": "stream", "file": str(file), "ids": start.tolist(), "n": n, "settings": {"temperature": 0}}
     [found] = results([job])
     wanted = generate(model, start[None], n, temperature=0)[0, len(start) :].tolist()
@@ -447,7 +451,7 @@ def test_a_wrong_file_gets_a_sentence_and_python_refuses_it_too(tmp_path: Path) 
 
 
 def test_files_only_the_page_refuses(tmp_path: Path) -> None:
-    """bfloat16 weights, an alphabet of another size, and weights that are not finite."""
+    """bfloat16 weights, an alphabet of another size, the state of a run, and weights that are not finite."""
     model = GPT(GPTConfig(SYMBOLS.vocab_size, 4, 8, 2, 1))
     half = save_model(model, tmp_path / "half.safetensors", SYMBOLS, dtype=torch.bfloat16)
     tensors, metadata = read_tensors(save_model(model, tmp_path / "alphabet.safetensors", SYMBOLS))
@@ -455,9 +459,12 @@ def test_files_only_the_page_refuses(tmp_path: Path) -> None:
     write_tensors(alphabet, tensors, {"model": "GPT", "config": metadata["config"], "alphabet": "abc"})
     model.head.bias.data[1] = float("nan")
     nan = save_model(model, tmp_path / "nan.safetensors", SYMBOLS)
+    run = tmp_path / "run.safetensors"
+    write_tensors(run, tensors, {"run": "{}"})
     nan16 = save_model(model, tmp_path / "nan16.safetensors", SYMBOLS, dtype=torch.float16)
-    answers = node([{"do": "read", "file": str(file), "texts": [[0]]} for file in (half, alphabet, nan, nan16)])
-    for words, answer in zip(["BF16", "alphabet of 3 symbols", "not finite", "not finite"], answers, strict=True):
+    answers = node([{"do": "read", "file": str(file), "texts": [[0]]} for file in (half, alphabet, run, nan, nan16)])
+    said = ["BF16", "alphabet of 3 symbols", "choose model.safetensors", "not finite", "not finite"]
+    for words, answer in zip(said, answers, strict=True):
         assert words in answer.get("error", ""), (words, answer)
 
 

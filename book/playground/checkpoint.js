@@ -100,6 +100,7 @@ async function read_tensors(buffer, file) {
     refuse(`${file} is a safetensors file, but not one of minigpt's: choose one that it wrote`);
   }
   if (metadata.version !== "1") refuse(`${file} has format version ${metadata.version}: this page reads 1`);
+  if (metadata.run) refuse(`${file} is a run to go on with, not a model: choose model.safetensors beside it`);
   if (!(await is_whole(new Uint8Array(buffer), start, String(metadata.sha256)))) {
     refuse(`${file} is damaged (its checksum does not match): copy or train it again`);
   }

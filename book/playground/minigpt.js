@@ -205,14 +205,14 @@ function rotate(x, start) { // one query or key, (head_size,), that stands at po
 }
 
 class ModernPosition extends OnePosition {
-  static parts = ["attention.query", "attention.key", "attention.value", "attention.proj",
-    "feed_forward.up", "feed_forward.down"];
+  static parts = ["attention.query", "attention.key", "attention.value",
+    "attention.proj", "feed_forward.up", "feed_forward.down"];
 
   project(x, query, key, value, start) {
-    const { n_embd, n_head } = this.config;
+    const { n_embd, n_head } = this.config, head_size = n_embd / n_head;
     const q = linear(x, ...query), k = linear(x, ...key), v = linear(x, ...value);
     for (let head = 0; head < n_head; head++) {
-      for (const one of [row(q, head, n_embd / n_head), row(k, head, n_embd / n_head)]) {
+      for (const one of [row(q, head, head_size), row(k, head, head_size)]) {
         one.set(rotate(rms_norm(one), start)); // in its place in q or k
       }
     }

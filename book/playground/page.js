@@ -451,6 +451,12 @@ function tell(sentence, ...buttons) {
 
 // ---- generating ----------------------------------------------------------------------------------------------------
 
+function pace(done, began) {
+  const reread = columns.filter(({ ids, entry }) => ids.length > entry.model.context && entry.model.tensors).map(({ entry }) => entry.model.context);
+  const why = reread.length ? `: past ${Math.max(...reread)} symbols the whole context is read again for each` : "";
+  return `${done} symbols, ${count(Math.round(1000 * done / (performance.now() - began)))} a second${why}`;
+}
+
 async function start(n) {
   if (!columns.length || columns.some((column) => !column.ids.length)) return;
   const mine = (running = {}), began = performance.now();
@@ -464,7 +470,7 @@ async function start(n) {
       await Promise.all(columns.map((column) => column.write()));
       if (performance.now() - drawn > 30) {
         for (const column of columns) column.grow();
-        status.textContent = `${done + 1} symbols, ${count(Math.round(1000 * (done + 1) / (performance.now() - began)))} a second`;
+        status.textContent = pace(done + 1, began);
         await new Promise((go) => (document.hidden ? setTimeout(go) : requestAnimationFrame(go)));
         drawn = performance.now();
       }
@@ -472,7 +478,7 @@ async function start(n) {
   } catch (error) {
     tell(error.message);
   }
-  if (n > 1) status.textContent = `${done} symbols, ${count(Math.round(1000 * done / (performance.now() - began)))} a second`;
+  if (n > 1) status.textContent = pace(done, began);
   if (running === mine) stop();
   await Promise.all(columns.map((column) => column.update()));
   if (!running) grid.removeAttribute("aria-busy");
@@ -555,8 +561,18 @@ function offer(entry) {
   const known = models.has(entry.key);
   models.set(entry.key, entry);
   if (known) return;
-  choose.append(new Option(entry.label, entry.key));
-  against.append(new Option(entry.label, entry.key));
+  const place = (key) => (order.includes(key) ? order.indexOf(key) : key ? order.length : -1); // they arrive in any order
+  for (const select of [choose, against]) {
+    const after = [...select.options].find((option) => place(option.value) > place(entry.key));
+    select.add(new Option(entry.label, entry.key), after);
+  }
+}
+
+function freeName(name, loaded) { // two runs both call their model model.safetensors
+  const same = (other) => JSON.stringify([other.model.config, other.facts]) === JSON.stringify([loaded.model.config, loaded.facts]);
+  let label = name;
+  for (let n = 2; models.has(`own:${label}`) && !same(models.get(`own:${label}`)); n++) label = `${name} (${n})`;
+  return label;
 }
 
 async function open(chosen) { // a file of the reader's own; it never leaves this page
@@ -567,10 +583,12 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
       throw new checkpoint.CheckpointError(`${chosen.name} has ${count(chosen.size)} bytes: this page reads up to 500 MB`);
     }
     const loaded = await checkpoint.load_model(await chosen.arrayBuffer(), chosen.name);
-    const key = `own:${chosen.name}`;
-    offer({ ...loaded, key, label: chosen.name });
-    change({ model: key });
-    say(`${chosen.name} is open: ${columns[0].about.textContent}`);
+    const label = freeName(chosen.name, loaded), key = `own:${label}`;
+    offer({ ...loaded, key, label });
+    const given = new URLSearchParams(location.hash.slice(1)), awaited = [given.get("model"), given.get("with")].includes(key);
+    if (awaited && !columns.some((column) => column.entry.key === key)) show();
+    else change({ model: key });
+    say(`${label} is open: ${columns[0].about.textContent}`);
   } catch (error) {
     tell(error instanceof checkpoint.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`);
   }
@@ -617,10 +635,10 @@ function fromAddress() {
 function show() { // what the address says
   stop();
   fromAddress();
-  const { off, off2, text } = state;
   const absent = [state.model, state.with].filter((key) => key && !models.has(key) && !expected.has(key));
-  if (absent.includes(state.model)) state.model = DEFAULT.model;
-  if (absent.includes(state.with)) state.with = "";
+  if (absent.includes(state.model)) Object.assign(state, { model: DEFAULT.model, off: "" }); // the heads were another model's
+  if (absent.includes(state.with)) Object.assign(state, { with: "", off2: "" });
+  const { off, off2, text } = state;
   arrange();
   columns.forEach((column, i) => {
     column.off = new Set((i ? off2 : off).split(" ").filter((head) => /^\d+\.\d+$/.test(head)));
@@ -670,7 +688,7 @@ function build() {
     .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
 }
 
-const expected = new Set(root.dataset.models.split(" "));
+const order = root.dataset.models.split(" "), expected = new Set(order);
 
 async function arrive([key, text]) { // the weights of a model of the book, as a script brought them
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));

@@ -377,6 +377,31 @@ def test_a_good_file(play: Any, own: Path, way: str) -> None:
     play.wait_for_function(f"() => ({TEXT})().length > 30")
 
 
+def test_a_file_the_address_waits_for(play: Any, own: Path, site: str) -> None:
+    """Reloaded with a model of one's own: named as missing, its heads not another's; opened again, all is back."""
+    address = f"{site}/{PAGE}#model=own%3Amine.safetensors&with=gpt-laptop&prompt=JULIET%3A%0A&text=Oab&off=1.2&seed=5"
+    go(play, address)
+    assert "mine.safetensors" in play.locator(".pg-message").inner_text()
+    assert play.locator(".pg-heads input:not(:checked)").count() == 0
+    drop(play, own.name, own.read_bytes())
+    play.locator(".pg-title", has_text="mine.safetensors").wait_for()
+    play.wait_for_function("() => document.querySelectorAll('.pg-heads input:not(:checked)').length === 1")
+    assert play.locator(".pg-title").all_inner_texts() == ["mine.safetensors", "gpt-laptop"]
+    assert play.get_by_label("Layer 2, head 3 is on").first.is_checked() is False
+
+
+def test_two_files_of_the_same_name(play: Any, own: Path, tmp_path: Path) -> None:
+    """Every run calls its model model.safetensors: a second one gets a number, the same one again does not."""
+    other = save_model(load_model(own), tmp_path / own.name, load_tokenizer(own), {"step": 51})
+    for file, label in ((own, "mine.safetensors"), (other, "mine.safetensors (2)"), (own, "mine.safetensors")):
+        drop(play, file.name, file.read_bytes())
+        play.wait_for_function(f"() => document.querySelector('.pg-title').textContent === {label!r}")
+    options = play.locator("#pg-with option").all_inner_texts()
+    assert options[0] == "no other model"
+    assert options[-2:] == ["mine.safetensors", "mine.safetensors (2)"]
+    assert options[1] == "gpt-laptop"
+
+
 def drop(page: Any, name: str, data: bytes) -> None:
     page.evaluate(
         """([name, text]) => {
