@@ -138,8 +138,8 @@ def table_problems(text: str) -> Iterator[str]:
 
 
 def exercise_problems(text: str) -> Iterator[str]:
-    exercises = re.findall(r"^`{3,}\{exercise-start\}[^\n]*\n:label: *(\S+)", text, re.MULTILINE)
-    solved = re.findall(r"^`{3,}\{solution-start\} *(\S+)", text, re.MULTILINE)
+    exercises = re.findall(r"^[`:]{3,}\{exercise-start\}[^\n]*\n:label: *(\S+)", text, re.MULTILINE)
+    solved = re.findall(r"^[`:]{3,}\{solution-start\} *(\S+)", text, re.MULTILINE)
     if not 3 <= len(exercises) <= 5:
         yield f"{len(exercises)} exercises (three to five)"
     if sorted(exercises) != sorted(solved):
@@ -239,10 +239,10 @@ def sound_notebook() -> dict[str, Any]:
     cells[-1]["outputs"] = [{"output_type": "display_data", "data": {"image/png": "iVBOR"}, "metadata": {}}]
     cells[-1]["metadata"] = {"mystnb": {"image": {"alt": "A line."}, "figure": {"name": "fig-a"}}}
     for n in range(3):
-        cells.append(markdown(f"```{{exercise-start}} Title\n:label: ex-{n}\n```\nDo."))
-        cells.append(markdown("```{exercise-end}\n```"))
-        cells.append(markdown(f"```{{solution-start}} ex-{n}\n:label: sol-{n}\n```\nSo."))
-        cells.append(markdown("```{solution-end}\n```"))
+        cells.append(markdown(f":::{{exercise-start}} Title\n:label: ex-{n}\n:::\n\nDo."))
+        cells.append(markdown(":::{exercise-end}\n:::"))
+        cells.append(markdown(f":::{{solution-start}} ex-{n}\n:label: sol-{n}\n:::\n\nSo."))
+        cells.append(markdown(":::{solution-end}\n:::"))
     cells += [markdown("Text, {numref}`fig-a`.") for _ in range(8)]
     return {"cells": cells, "metadata": {}}
 
@@ -319,6 +319,22 @@ def test_answers_are_folded_in_an_editor(tmp_path: Path) -> None:
     assert cells[15]["metadata"] == {"jupyter": {"outputs_hidden": True, "source_hidden": True}}
     assert cells[3]["metadata"] == {"jupyter": {"outputs_hidden": True}, "tags": ["hide-output"]}
     assert [n for n, cell in enumerate(cells) if "jupyter" in cell["metadata"]] == [3, 15]
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("```{exercise-start} T\n:label: ex-1\n```\nDo.", ":::{exercise-start} T\n:label: ex-1\n:::\n\nDo."),
+        (":::{solution-start} ex-1\n:label: s\n:::\nSo.", ":::{solution-start} ex-1\n:label: s\n:::\n\nSo."),
+        ("```{solution-end}\n```\n\n```{exercise-start} T\n:label: e\n```\n\nDo.",
+         ":::{solution-end}\n:::\n\n:::{exercise-start} T\n:label: e\n:::\n\nDo."),
+        ("```{exercise-end}\n```", ":::{exercise-end}\n:::"),
+        ("```python\nx = 1\n```\n:::{admonition} A\nB\n:::", "```python\nx = 1\n```\n:::{admonition} A\nB\n:::"),
+    ],
+)  # fmt: skip
+def test_the_title_of_an_exercise_can_be_read_in_an_editor(written: str, stored: str) -> None:
+    """As a fence of backticks it would be code, whose first line, with the title, an editor does not show."""
+    assert tool.open_gates(written) == stored == tool.open_gates(stored)
 
 
 def test_fingerprint_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,8 +126,22 @@ def folded(cell: Any, in_solution: bool) -> dict[str, bool]:
     return {"outputs_hidden": True} if "hide-output" in tags(cell) else {}
 
 
+def open_gates(source: str) -> str:
+    """Exercises and solutions begin and end with :::, each in a paragraph of its own.
+
+    The site reads ``` as well, but Colab and JupyterLab take that for code and hide the line with the title.
+    """
+    gate = re.compile(r"^```(\{(?:exercise|solution)-(?:start|end)\}.*\n(?::.*\n)*)```$", re.MULTILINE)
+    return re.sub(
+        r"^(:::\{[a-z]+-(?:start|end)\}.*\n(?::[a-z].*\n)*:::\n)(?=.)",
+        r"\1\n",
+        gate.sub(r":::\1:::", source),
+        flags=re.MULTILINE,
+    )
+
+
 def clean_outputs(cell: Any, count: int) -> list[Any]:
-    """Outputs without widgets (dead on a page) and with neighbouring pieces of one stream joined."""
+    """Outputs without widgets (dead on a page) and with neighboring pieces of one stream joined."""
     kept: list[Any] = []
     for output in cell.outputs:
         if WIDGET in output.get("data", {}):
@@ -149,6 +163,7 @@ def normalise(nb: Any) -> None:
         cell.id = f"cell-{position:02d}"
         cell.source = cell.source.rstrip()
         if cell.cell_type == "markdown":
+            cell.source = open_gates(cell.source)
             in_solution = cell.source.rfind("{solution-start}") > cell.source.rfind("{solution-end}") or (
                 in_solution and "{solution-end}" not in cell.source
             )

@@ -66,12 +66,12 @@ def solve() -> Callable[..., dict[str, Any]]:
         names = {"__name__": "notebook"}
         run([imports(cells)], names)
         names |= given
-        stub = code_between(cells, rf"^`{{3,}}\{{exercise-start\}}.*\n:label: *{label}$", r"^`{3,}\{exercise-end\}")
+        stub = code_between(cells, rf"^[`:]{{3,}}\{{exercise-start\}}.*\n:label: *{label}$", r"^[`:]{3,}\{exercise-end\}")
         printed = run(stub, names)
         assert stub, f"{label} has no stub"
         assert "Right:" not in printed, f"the stub of {label} passes its check: {printed}"
         assert printed.strip(), f"the stub of {label} says nothing: is its check called?"
-        solution = code_between(cells, rf"^`{{3,}}\{{solution-start\}} *{label}$", r"^`{3,}\{solution-end\}")
+        solution = code_between(cells, rf"^[`:]{{3,}}\{{solution-start\}} *{label}$", r"^[`:]{3,}\{solution-end\}")
         printed = run(solution, names)
         assert "Right:" in printed, f"the solution of {label} is not confirmed by its check: {printed}"
         return names
