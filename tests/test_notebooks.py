@@ -308,14 +308,15 @@ def test_storing_is_normal_and_repeatable(tmp_path: Path) -> None:
 
 
 def test_answers_are_folded_in_an_editor(tmp_path: Path) -> None:
-    """A solution and an answer that the page folds are folded in JupyterLab too; what a hand unfolded is folded again."""
+    """JupyterLab folds a solution, and an answer that the page folds; what a hand unfolded is folded again."""
     nb = tool.nbformat.from_dict({**sound_notebook(), "nbformat": 4, "nbformat_minor": 5})
     code = tool.nbformat.v4.new_code_cell("answer", execution_count=1, metadata={"jupyter": {"source_hidden": False}})
     nb.cells.insert(15, code)
     nb.cells[3].metadata = tool.nbformat.from_dict({"tags": ["hide-output"]})
     tool.write(nb, tmp_path / "toy.ipynb")
     cells = load(tmp_path / "toy.ipynb")["cells"]
-    assert "{solution-start}" in source(cells[14]) and "{solution-end}" in source(cells[16])
+    assert "{solution-start}" in source(cells[14])
+    assert "{solution-end}" in source(cells[16])
     assert cells[15]["metadata"] == {"jupyter": {"outputs_hidden": True, "source_hidden": True}}
     assert cells[3]["metadata"] == {"jupyter": {"outputs_hidden": True}, "tags": ["hide-output"]}
     assert [n for n, cell in enumerate(cells) if "jupyter" in cell["metadata"]] == [3, 15]

@@ -66,7 +66,9 @@ def solve() -> Callable[..., dict[str, Any]]:
         names = {"__name__": "notebook"}
         run([imports(cells)], names)
         names |= given
-        stub = code_between(cells, rf"^[`:]{{3,}}\{{exercise-start\}}.*\n:label: *{label}$", r"^[`:]{3,}\{exercise-end\}")
+        stub = code_between(
+            cells, rf"^[`:]{{3,}}\{{exercise-start\}}.*\n:label: *{label}$", r"^[`:]{3,}\{exercise-end\}"
+        )
         printed = run(stub, names)
         assert stub, f"{label} has no stub"
         assert "Right:" not in printed, f"the stub of {label} passes its check: {printed}"
