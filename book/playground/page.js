@@ -664,7 +664,7 @@ function build() {
       make("div", { class: "pg-actions" }, generate, one, again, status),
       make("div", { class: "pg-settings" }, ...Object.values(sliders).map(({ element }) => element), field("pg-seed", "Seed", seed)),
       make("div", { class: "pg-models" }, field("pg-model", "Model", choose), field("pg-with", "Compare with", against), pick, file,
-        make("span", { class: "pg-hint" }, "or drop a .safetensors file here"))),
+        make("span", { class: "pg-hint" }, "or drop a file here"))),
     message,
     make("div", { class: "pg-colour", role: "group", "aria-label": "What the shading shows" }, make("span", {}, "Shading: "), ...colours,
       make("span", { class: "pg-hint" }, "Click a symbol to look into it, a bar to go on with its symbol.")),
