@@ -1,0 +1,216 @@
+"""Chapter 10's exercises: the notebook's solutions pass, and every named mistake is told by its name."""
+
+import math
+
+import pytest
+import torch
+
+from minigpt import TrainConfig
+from minigpt.exercises.training_well import check_orthogonalize, check_rotate, check_schedule
+from minigpt.modern import BASE, rotate
+from minigpt.muon import orthogonalize
+from minigpt.training import schedule
+
+
+@pytest.mark.parametrize("label", ["ex-10-1", "ex-10-2", "ex-10-3"])
+def test_solution(solve, label):
+    solve(label)
+
+
+# ---- the schedule --------------------------------------------------------------------------------------------------
+
+
+def ramps(rise=lambda s, w: (s + 1) / (w + 1), fall=lambda s, n, w: (n - s) / (n - w)):
+    """A rise and a fall, one of which may be wrong."""
+    return lambda step, steps, warmup: rise(step, warmup) if step < warmup else fall(step, steps, warmup)
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ("the first step changes nothing", ramps(rise=lambda s, w: s / w)),
+        ("starts at 0 and stops short", ramps(rise=lambda s, w: s / (w + 1))),
+        ("at the peak a step early", ramps(rise=lambda s, w: (s + 1) / w)),
+        ("the peak is never reached", ramps(fall=lambda s, n, w: 1 - s / n)),
+        ("the line ends too late", ramps(fall=lambda s, n, w: 1 - (s - w) / n)),
+        ("the last step has the rate 0", ramps(fall=lambda s, n, w: 1 - (s - w) / (n - 1 - w))),
+        ("half a cosine", ramps(fall=lambda s, n, w: 0.5 + 0.5 * math.cos(math.pi * (s - w) / (n - w)))),
+        ("never comes down", ramps(fall=lambda s, n, w: 1.0)),
+        ("the rise is missing", ramps(rise=lambda s, w: 1.0)),
+        ("there is no rise", lambda step, steps, warmup: 1 - step / steps),
+        ("it should have", lambda step, steps, warmup: 0.5),
+        ("one number, not str", lambda step, steps, warmup: "1"),
+        ("one number for one step", lambda step, steps, warmup: torch.ones(3)),
+    ],
+)
+def test_wrong_schedule(message, answer):
+    with pytest.raises(AssertionError, match=message):
+        check_schedule(answer)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(200, 20), (50, 1)])
+def test_the_schedule_of_the_package_is_the_one_asked_for(steps, warmup):
+    config = TrainConfig(steps=steps, warmup_steps=warmup, decay="linear", final_rate=0.0)
+    for step in range(steps):
+        assert schedule(step, config) == pytest.approx(ramps()(step, steps, warmup))
+
+
+def test_a_tensor_is_a_number_too(capsys):
+    check_schedule(lambda step, steps, warmup: torch.tensor(ramps()(step, steps, warmup)))
+    assert "Right" in capsys.readouterr().out
+
+
+# ---- the rotation --------------------------------------------------------------------------------------------------
+
+
+def turn(change=lambda angles: angles, places=lambda start, T: torch.arange(start, start + T), speeds=lambda s: s):
+    """The rotation with one thing changed: the angles, the places or the speeds."""
+
+    def answer(x, start):
+        T, half = x.size(-2), x.size(-1) // 2
+        angles = change(places(start, T)[:, None] * speeds(BASE ** -torch.linspace(0, 1, half)))
+        first, second = x.split(half, dim=-1)
+        return torch.cat(
+            [first * angles.cos() - second * angles.sin(), first * angles.sin() + second * angles.cos()], -1
+        )
+
+    return answer
+
+
+def neighbors(sign):
+    def answer(x, start):
+        T, half = x.size(-2), x.size(-1) // 2
+        angles = torch.arange(start, start + T)[:, None] * BASE ** -torch.linspace(0, 1, half) * sign
+        a, b = x[..., 0::2], x[..., 1::2]
+        pairs = [a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()]
+        return torch.stack(pairs, dim=-1).flatten(-2)
+
+    return answer
+
+
+def swapped(x, start):
+    return torch.cat(rotate(x, start).chunk(2, dim=-1)[::-1], dim=-1)
+
+
+def stretched(x, start):
+    first, second = x.chunk(2, dim=-1)
+    angles = torch.arange(start, start + x.size(-2))[:, None] * BASE ** -torch.linspace(0, 1, first.size(-1))
+    return torch.cat([first * angles.cos() + second * angles.sin(), first * angles.sin() + second * angles.cos()], -1)
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ("at the same speed", turn(speeds=torch.ones_like)),
+        ("turns the other way", turn(change=torch.neg)),
+        ("neighbors are paired, 0 with 1", neighbors(1)),
+        ("neighbors are paired, and turn the other way", neighbors(-1)),
+        ("start is forgotten", turn(places=lambda start, T: torch.arange(T))),
+        ("count from 0, not from 1", turn(places=lambda start, T: torch.arange(start, start + T) + 1)),
+        ("in the wrong order", turn(speeds=lambda s: s.flip(0))),
+        ("changed places", swapped),
+        ("nothing is turned", lambda x, start: x.clone()),
+        ("lengths have changed", stretched),
+        ("by other angles", turn(change=lambda angles: angles * 2)),
+        ("x itself has changed", lambda x, start: x.mul_(2)),
+        ("return one tensor", lambda x, start: (x, x)),
+        ("the shape is", lambda x, start: x[..., :1]),
+    ],
+)
+def test_wrong_rotation(message, answer):
+    with pytest.raises(AssertionError, match=message):
+        check_rotate(answer)
+
+
+def test_the_rotation_of_the_package_is_right(capsys):
+    check_rotate(rotate)
+    assert "Right" in capsys.readouterr().out
+
+
+# ---- the heart of Muon ---------------------------------------------------------------------------------------------
+
+
+def newton(scale=lambda m: m / m.norm(), steps=5, square=lambda x: x @ x.mT, fourth=lambda s: s @ s):
+    """Newton-Schulz with one thing changed."""
+
+    def answer(matrix):
+        x = scale(matrix)
+        for _ in range(steps):
+            s = square(x)
+            x = 3.4445 * x + (-4.775 * s + 2.0315 * fourth(s)) @ x
+        return x
+
+    return answer
+
+
+def elementwise(matrix):
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        x = 3.4445 * x - 4.775 * x**3 + 2.0315 * x**5
+    return x
+
+
+def again(matrix):
+    x = matrix
+    for _ in range(5):
+        x = x / x.norm()
+        s = x @ x.mT
+        x = 3.4445 * x + (-4.775 * s + 2.0315 * s @ s) @ x
+    return x
+
+
+def exact(matrix):
+    u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ vt
+
+
+def left_transposed(matrix):
+    return orthogonalize(matrix).mT if matrix.size(0) > matrix.size(1) else orthogonalize(matrix)
+
+
+def from_the_wrong_side(matrix):
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        s = x.mT @ x if x.size(0) > x.size(1) else x @ x.mT
+        x = 3.4445 * x + (-4.775 * s + 2.0315 * s @ s) @ x
+    return x
+
+
+def in_place(matrix):
+    return orthogonalize(matrix.div_(matrix.norm()))
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ("first divide by the norm|not divided by its norm", newton(scale=lambda m: m)),
+        ("not of each row", newton(scale=lambda m: m / m.norm(dim=-1, keepdim=True))),
+        ("each row is divided", lambda m: m / m.norm(dim=-1, keepdim=True)),
+        ("only divided by its norm", lambda m: m / m.norm()),
+        ("exact directions", exact),
+        ("the square of each number", elementwise),
+        ("a product of matrices", newton(fourth=lambda s: s * s)),
+        ("in each step", again),
+        ("these are 3 steps", newton(steps=3)),
+        ("these are 6 steps", newton(steps=6)),
+        ("from the wrong side", from_the_wrong_side),
+        ("transpose it back", left_transposed),
+        ("itself has changed", in_place),
+        ("singular values come out as", lambda m: m.sign()),
+        ("return one tensor", lambda m: [m]),
+        ("the shape is", lambda m: m[0]),
+    ],
+)
+def test_wrong_orthogonalization(message, answer):
+    with pytest.raises(AssertionError, match=message):
+        check_orthogonalize(answer)
+
+
+def test_tall_matrices_may_stay_tall(capsys):
+    check_orthogonalize(newton())
+    assert "Right" in capsys.readouterr().out
+
+
+def test_the_orthogonalization_of_the_package_is_right(capsys):
+    check_orthogonalize(orthogonalize)
+    assert "Right" in capsys.readouterr().out
