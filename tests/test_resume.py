@@ -180,6 +180,8 @@ def test_what_is_no_run_is_named(tmp_path, small_gpt):
 
 def test_saving_never_touches_the_run(text_file, tmp_path):
     assert run(*SMALL, "--data", text_file, "--steps", 2, "--out", tmp_path / "run").returncode == 0
+    with pytest.raises(CheckpointError, match=r"holds a run to go on with, not a model: use the model\.safetensors"):
+        load_model(tmp_path / "run" / RUN_FILE)
     loaded = load_run(tmp_path / "run")
     before = torch.get_rng_state(), loaded.state.generator.get_state()
     save_run(loaded, tmp_path / "copy")

@@ -88,6 +88,8 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     """
     file = find_model(path)
     tensors, metadata = read_tensors(file)
+    if "run" in metadata:
+        raise CheckpointError(f"{file} holds a run to go on with, not a model: use the {MODEL_FILE} beside it")
     try:
         config = json.loads(metadata["config"])
         if config.get("n_layer", 1) > len(tensors):
