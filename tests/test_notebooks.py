@@ -362,3 +362,10 @@ def test_fingerprint_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert changed != before
     (package / "attention.js").write_text("let head;\n")  # a script that belongs to a module
     assert tool.fingerprint(nb) != changed
+    nb.cells[0].source += "\nfrom minigpt.run import records"
+    (package / "run").mkdir()
+    (package / "run" / "records.py").write_text("load_records = 1\n")
+    without_runs = tool.fingerprint(nb)
+    (tmp_path / "data" / "runs").mkdir(parents=True)
+    (tmp_path / "data" / "runs" / "bigram.json").write_text("{}")
+    assert tool.fingerprint(nb) != without_runs  # a new record is drawn
