@@ -20,11 +20,16 @@ from minigpt.gpt import GPT, GPTConfig, evaluating
 
 
 class LayerCache:
-    """Keys and values of one layer for the positions seen so far, in memory set aside once."""
+    """Keys and values of one layer for the positions seen so far, in memory set aside once.
+
+    Beside each key and value there is room for the query, which nobody needs again: so one row holds all that the
+    layer's `qkv` makes of a position, and `OnePosition` lets it write there.
+    """
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
-        self.k = torch.empty(shape, dtype=like.dtype, device=like.device)  # (B, n_head, block_size, head_size)
-        self.v = torch.empty_like(self.k)
+        B, n_head, block_size, head_size = shape
+        self.rows = torch.empty(block_size, B, 3, n_head, head_size, dtype=like.dtype, device=like.device)
+        self.q, self.k, self.v = self.rows.permute(2, 1, 3, 0, 4)  # views, (B, n_head, block_size, head_size) each
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +37,11 @@ class LayerCache:
         start, self.length = self.length, self.length + k.size(2)
         self.k[:, :, start : self.length] = k
         self.v[:, :, start : self.length] = v
-        return self.k[:, :, : self.length], self.v[:, :, : self.length]
+        return self.so_far()
+
+    def so_far(self) -> tuple[Tensor, Tensor]:
+        """The keys and values, (B, n_head, length, head_size) each."""
+        return self.k.narrow(2, 0, self.length), self.v.narrow(2, 0, self.length)
 
 
 class KVCache:
@@ -52,18 +61,18 @@ class KVCache:
 
 
 class OnePosition:
-    """A GPT for one position, its past in the cache: the arithmetic of `gpt.py` written out, without modules.
+    """A GPT for one position of one text, its past in the cache: `gpt.py` written out, without modules.
 
     For a single symbol, calling sixty modules takes longer than what they compute, and sharing the work between cores
     does too; so this does neither.
 
     Shapes:
-        symbol: (B,)
-        returns: logits (B, vocab_size)
+        symbol: (1,)
+        returns: logits (1, vocab_size)
     """
 
     def __init__(self, model: GPT, kv: KVCache) -> None:
-        self.kv, self.n_head = kv, model.config.n_head
+        self.kv, self.rows = kv, [layer.rows.flatten(1) for layer in kv.layers]  # (block_size, 3 * n_embd) each
         self.embeddings = model.token_embedding.weight, model.position_embedding.weight
         self.layers: list[list[tuple[Tensor, Any]]] = []  # (weight, bias or None) of each piece of each block
         block: Any
@@ -93,17 +102,21 @@ class OnePosition:
             torch.set_num_threads(threads)
 
     def _logits(self, symbol: Tensor) -> Tensor:
+        n = self.kv.length  # the symbol's position
         tokens, positions = self.embeddings
-        x = tokens[symbol] + positions[self.kv.length]  # (B, n_embd)
-        B, C = x.shape
-        for cache, (norm1, qkv, proj, norm2, first, second) in zip(self.kv.layers, self.layers, strict=True):
-            heads = F.linear(F.layer_norm(x, (C,), *norm1), *qkv).view(B, 3, self.n_head, 1, -1)
-            q, k, v = heads.unbind(1)  # each (B, n_head, 1, head_size)
-            mixed = F.scaled_dot_product_attention(q, *cache.append(k, v)).view(B, C)  # nothing to mask: all is past
-            x = x + F.linear(mixed, *proj)
-            x = x + F.linear(F.relu(F.linear(F.layer_norm(x, (C,), *norm2), *first)), *second)
-        norm, head = self.last
-        return F.linear(F.layer_norm(x, (C,), *norm), *head)
+        x = tokens[symbol[0]] + positions[n]  # (n_embd,)
+        C = x.shape
+        for cache, rows, parts in zip(self.kv.layers, self.rows, self.layers, strict=True):
+            norm1, (qkv, _), (proj, proj_bias), norm2, (up, up_bias), (down, down_bias) = parts
+            torch.mv(qkv, F.layer_norm(x, C, *norm1), out=rows[n])  # query, key and value, where they are kept
+            cache.length = n + 1
+            q = cache.q.narrow(2, n, 1)  # (1, n_head, 1, head_size)
+            mixed = F.scaled_dot_product_attention(q, *cache.so_far())  # nothing to mask: all of it is past
+            x = torch.addmv(proj_bias, proj, mixed.view(C)).add_(x)
+            inner = torch.addmv(up_bias, up, F.layer_norm(x, C, *norm2)).relu_()  # (4 * n_embd,)
+            x = torch.addmv(down_bias, down, inner).add_(x)
+        norm, (head, head_bias) = self.last
+        return torch.addmv(head_bias, head, F.layer_norm(x, C, *norm))[None]
 
 
 def next_probabilities(
@@ -194,13 +207,15 @@ def _write(
     use_cache: bool,
 ) -> Iterator[Tensor]:
     block_size = model.config.block_size
-    window = new = idx[:, -block_size:]  # (B, T); new: what the cache has not seen yet
+    new = idx[:, -block_size:]  # (B, T): what the cache has not seen yet
+    text = [new]  # the window in pieces, put together only where the whole of it is read
     kv = KVCache(model.config, len(idx), next(model.parameters())) if use_cache else None
     with evaluating(model):
-        step = OnePosition(model, kv) if kv is not None and OnePosition.fits(model) else None
+        step = OnePosition(model, kv) if kv is not None and len(idx) == 1 and OnePosition.fits(model) else None
         for _ in range(n):
             if kv is None or kv.length + new.size(1) > block_size:
-                logits = model(window)[:, -1]  # (B, vocab_size)
+                text = [torch.cat(text, dim=1)[:, -block_size:]]
+                logits = model(text[0])[:, -1]  # (B, vocab_size)
             elif step is not None and kv.length:
                 logits = step(new[:, 0])
             else:
@@ -210,7 +225,7 @@ def _write(
             symbol = _draw(logits, temperature, top_k, top_p, generator)  # (B,)
             yield symbol
             new = symbol[:, None]  # (B, 1)
-            window = torch.cat([window, new], dim=1)[:, -block_size:]
+            text.append(new)
 
 
 def _draw(

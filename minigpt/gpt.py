@@ -121,11 +121,13 @@ def _initialize(module: nn.Module) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout and gradients off inside the `with`; afterwards the model is in the mode it was found in."""
-    was_training = model.training
-    model.eval()
+    """Dropout and gradients off inside the `with`; afterwards every module is in the mode it was found in."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True

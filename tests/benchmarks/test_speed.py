@@ -7,19 +7,21 @@ models have random weights; nothing is downloaded.
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from minigpt import GPT, CharTokenizer, GPTConfig, cross_entropy, generate, get_batch
-from minigpt.generation import KVCache, OnePosition
+from minigpt import GPT, CharTokenizer, GPTConfig, cross_entropy, generate, get_batch, stream
 from minigpt.run.checkpoint import BUILD
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import faster_precision
-from minigpt.training import start, train
+from minigpt.training import History, start, train
 
 torch.set_num_threads(os.cpu_count() or 1)  # the other tests use one
 
@@ -48,10 +50,10 @@ def write_ours(model: GPT, T: int, n: int = 16, cache: bool = True) -> Callable[
     return lambda: generate(model, idx, n, cache=cache)
 
 
-def write_theirs(model: GPT2LMHeadModel, T: int, n: int = 16) -> Callable[[], object]:
+def write_theirs(model: GPT2LMHeadModel, T: int, n: int = 16, streamer: Any = None) -> Callable[[], object]:
     idx = prompt(T)
-    mask = torch.ones_like(idx)
-    return lambda: model.generate(idx, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=True, top_k=0)
+    how = {"max_new_tokens": n, "min_new_tokens": n, "do_sample": True, "top_k": 0, "streamer": streamer}
+    return lambda: model.generate(idx, attention_mask=torch.ones_like(idx), **how)
 
 
 # ── generation: 16 symbols after a context of T ──────────────────────────────────────────────────────────────────────
@@ -71,6 +73,14 @@ def test_generation_of_hugging_face(benchmark, T):
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class OneStep(Exception):
+    """Ends a training after a step, before anything is evaluated."""
+
+
+def stop(state: object) -> None:
+    raise OneStep
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_training_step(benchmark, name):
     preset = PRESETS[name]
@@ -78,13 +88,12 @@ def test_training_step(benchmark, name):
     precision = faster_precision(model, 4) if preset.precision == "auto" else preset.precision
     config = replace(preset.config, precision=precision, steps=10**9, eval_every=10**9)
     state = start(model, config)
-    state.history.steps.append(0)  # nothing is measured on the way
-    state.history.val_losses.append(0.0)
+    state.history = History([0], [0.0], [0.0], [0.0])  # nothing is measured on the way
 
     def step() -> None:
-        train(model, ids, ids, replace(config, steps=state.step + 1), state=state, progress=False)
+        with suppress(OneStep):
+            train(model, ids, ids, config, state=state, after_step=stop, progress=False)
 
-    state.history.train_losses.append(0.0)
     benchmark.extra_info["precision"] = precision
     rounds = {"gpt": 2, "modern-coffee": 5}.get(name, 20)
     benchmark.pedantic(step, rounds=rounds, warmup_rounds=1)
@@ -122,18 +131,41 @@ def test_get_batch(benchmark):
 # ── the ratios ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object], rounds: int = 15) -> float:
-    """How many times faster `fast` is: the median over turns in which both ran one after the other."""
-    ratios = []
-    for turn in range(rounds + 1):
-        seconds = []
-        for work in (slow, fast):
-            began = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - began)
-        if turn:  # the first turn warms up
-            ratios.append(seconds[0] / seconds[1])
-    return median(ratios)
+class Clock:
+    """What Hugging Face calls with the prompt, then with every symbol."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def ours_a_symbol(model: GPT, T: int, n: int = 16, cache: bool = True) -> float:
+    """Seconds a symbol, once the prompt is read: the median of the times between n symbols."""
+    times = [time.perf_counter() for _ in stream(model, prompt(T), n, cache=cache)]
+    return median(later - earlier for earlier, later in pairwise(times))
+
+
+def theirs_a_symbol(model: GPT2LMHeadModel, T: int, n: int = 16) -> float:
+    """Seconds a symbol, once the prompt is read: the median of the times between n symbols."""
+    clock = Clock()
+    write_theirs(model, T, n, streamer=clock)()
+    return median(later - earlier for earlier, later in pairwise(clock.times[1:]))  # the first is the prompt
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def ratio(slow: Callable[[], float], fast: Callable[[], float], turns: int = 15) -> float:
+    """How many times faster `fast` is, both giving seconds: the median over turns, one after the other."""
+    return median([slow() / fast() for _ in range(turns + 1)][1:])  # the first turn warms up
 
 
 def test_the_ratios(capsys):
@@ -141,30 +173,18 @@ def test_the_ratios(capsys):
     for name, sizes in (("0.8 M", SMALL), ("10.8 M", FULL)):
         mine, hugging = ours(sizes), theirs(sizes)
         for T in CONTEXTS:
-            against_hugging_face.append(ratio(write_theirs(hugging, T), write_ours(mine, T)))
-            lines.append(f"{name}, 16 symbols after {T:3}: {against_hugging_face[-1]:5.1f} times Hugging Face's speed")
-        # One symbol at the end of the context, its past in the cache, against the whole window again.
-        end = prompt(255)
-        whole = torch.no_grad()(lambda m=mine, e=end: m(e))
-        no_cache = ratio(whole, one_step_at_the_end(mine, end))
-        against_no_cache.append(no_cache)
-        lines.append(f"{name}, the symbol at 256:      {no_cache:5.1f} times the speed without the cache")
+            a_symbol = ratio(lambda h=hugging, T=T: theirs_a_symbol(h, T), lambda m=mine, T=T: ours_a_symbol(m, T))
+            calls = write_theirs(hugging, T), write_ours(mine, T)
+            whole = ratio(*(lambda call=call: seconds(call) for call in calls))
+            against_hugging_face.append(a_symbol)
+            lines.append(
+                f"{name}, 16 symbols after {T:3}: {a_symbol:5.1f} times Hugging Face's speed, "
+                f"{whole:5.1f} times with the reading of the prompt"
+            )
+        on, off = (lambda m=mine, on=on: ours_a_symbol(m, CONTEXTS[-1], cache=on) for on in (True, False))
+        against_no_cache.append(ratio(off, on))
+        lines.append(f"{name}, up to the end at 256: {against_no_cache[-1]:5.1f} times the speed without the cache")
     with capsys.disabled():
         print("\n" + "\n".join(lines))
     assert min(against_hugging_face[:3]) >= 3  # at 0.8 M; at 10.8 M both mostly wait for the same matrix products
-    assert max(against_no_cache) >= 15
-
-
-def one_step_at_the_end(model: GPT, idx: torch.Tensor) -> Callable[[], object]:
-    cache = KVCache(model.config, 1, next(model.parameters()))
-    with torch.no_grad():
-        model(idx, cache=cache)
-    one_position = OnePosition(model, cache)
-
-    @torch.no_grad()
-    def step() -> None:
-        for layer in cache.layers:
-            layer.length = 255
-        one_position(idx[:, -1])
-
-    return step
+    assert max(against_no_cache) >= 15  # the larger the model, the more the cache saves
