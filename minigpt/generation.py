@@ -54,6 +54,7 @@ class KVCache:
     def __init__(self, config: GPTConfig, batch_size: int, like: Tensor) -> None:
         shape = (batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
         self.layers = [LayerCache(shape, like) for _ in range(config.n_layer)]
+        self.last: Tensor | None = None  # (B, 1), the symbol before the next, for a model that mixes it in
 
     @property
     def length(self) -> int:

@@ -1,8 +1,8 @@
 """The modern GPT (chapter 10).
 
 The plan of `gpt.py`, with every piece replaced by what people found to train better since: norms without parameters,
-positions as rotations, normalized queries and keys, a squared ReLU, and branches that start at zero. Read the two files
-side by side: what is not here (`forward`, `attention`) is the same in both.
+positions as rotations, normalized queries and keys, a squared ReLU, branches that start at zero, and some of the symbol
+before in every symbol. Read the two files side by side: what is not here (`attention`) is the same in both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from minigpt.attention import attention_weights, causal_mask
 from minigpt.gpt import GPT, GPTConfig
 
 if TYPE_CHECKING:
-    from minigpt.generation import LayerCache
+    from minigpt.generation import KVCache, LayerCache
 
 BASE = 1024.0  # the slowest pair of a head turns this many times more slowly than the fastest
 
@@ -132,7 +132,8 @@ class ModernGPT(GPT):
 
     It keeps every promise of `GPT` and has the same config; only the pieces differ. Positions are not added to the
     symbols but turn the queries and keys. Every branch and the output layer start at zero: a fresh model guesses all
-    symbols alike, and each block begins by passing its input on (Zhang et al. 2019).
+    symbols alike, and each block begins by passing its input on (Zhang et al. 2019). Each symbol gets a learned share
+    of the one before, so that pairs are known before any head has looked (Peng et al. 2023).
 
     Shapes:
         idx: (B, T) int64, 1 <= T <= block_size
@@ -148,6 +149,7 @@ class ModernGPT(GPT):
             raise ValueError(f"n_embd / n_head is {config.n_embd // config.n_head}: rotary positions need an even size")
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.smear = nn.Parameter(torch.zeros(config.n_embd))  # the share of the symbol before, number by number
         self.blocks = nn.ModuleList(
             [ModernBlock(config.n_embd, config.n_head, config.dropout) for _ in range(config.n_layer)]
         )
@@ -155,14 +157,25 @@ class ModernGPT(GPT):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self._initialize()
 
-    def embed(self, idx: Tensor, start: int = 0) -> Tensor:
-        """ids (B, T) -> vectors (B, T, n_embd): what each symbol is; where it stands is for the attention to know.
+    def embed(self, idx: Tensor, start: int = 0, before: Tensor | None = None) -> Tensor:
+        """ids (B, T), the first at `start` after `before` (B, 1) -> vectors (B, T, n_embd): each symbol and a share
+        of the one before it; where it stands is for the attention to know.
 
         Raises:
             ValueError: as `GPT.embed`.
         """
         self.positions(idx, start)
-        return self.token_embedding(idx)
+        x = self.token_embedding(idx)
+        first = torch.zeros_like(x[:, :1]) if before is None else self.token_embedding(before)  # (B, 1, n_embd)
+        return x + self.smear * torch.cat([first, x[:, :-1]], dim=1)
+
+    def forward(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+        x = self.embed(idx, cache.length if cache else 0, cache.last if cache else None)  # (B, T, n_embd)
+        if cache:
+            cache.last = idx[:, -1:]
+        for i, block in enumerate(self.blocks):
+            x = block(x, cache.layers[i] if cache else None)
+        return self.head(self.norm(x))  # (B, T, vocab_size)
 
     def _initialize(self) -> None:
         """Uniform with std 1 / sqrt(n_embd) for what reads from the stream, zeros for what writes to it."""

@@ -169,6 +169,38 @@ def get_batch(
     Raises:
         ValueError: a size is below 1, or the text is not longer than one block.
     """
+    _check_sizes(ids, batch_size, block_size)
+    offsets = torch.randint(len(ids) - block_size, (batch_size, 1), generator=generator)  # (B, 1)
+    return _rows(ids, offsets, block_size)
+
+
+def get_batch_in_turn(ids: Tensor, batch_size: int, block_size: int, step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The batch of one step of reading ids (N,) in turn: every symbol is a target once before any is one twice.
+
+    The text is cut into rows from a random offset, and the rows are shuffled; when all were read it is cut and shuffled
+    anew. A batch depends on its step and the seed alone, so a run that is resumed need not remember where it was.
+
+    Returns and raises what `get_batch` does.
+    """
+    _check_sizes(ids, batch_size, block_size)
+    rows = max(1, len(ids) // block_size - 1)  # as many fit, whatever the offset
+    first = step * batch_size
+    starts = []
+    for turn in range(first // rows, (first + batch_size - 1) // rows + 1):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + turn)
+        offset = torch.randint(min(block_size, len(ids) - block_size), (1,), generator=generator)
+        starts.append(offset + block_size * torch.randperm(rows, generator=generator))
+    return _rows(ids, torch.cat(starts)[first % rows :][:batch_size, None], block_size)
+
+
+def _rows(ids: Tensor, offsets: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """The rows of ids (N,) that begin at offsets (B, 1), and the same one symbol later: (B, block_size) each."""
+    window = torch.arange(block_size + 1)  # (T + 1,)
+    rows = ids[(offsets + window).to(ids.device)]  # (B, T + 1)
+    return rows[:, :-1], rows[:, 1:]
+
+
+def _check_sizes(ids: Tensor, batch_size: int, block_size: int) -> None:
     if batch_size < 1 or block_size < 1:
         raise ValueError(f"batch_size is {batch_size} and block_size {block_size}: both must be at least 1")
     if len(ids) <= block_size:
@@ -176,7 +208,3 @@ def get_batch(
             f"the text has {len(ids)} symbols, but a block of {block_size} needs at least {block_size + 1}: "
             "use a longer text or a smaller block_size"
         )
-    offsets = torch.randint(len(ids) - block_size, (batch_size, 1), generator=generator)  # (B, 1)
-    window = torch.arange(block_size + 1)  # (T + 1,)
-    rows = ids[(offsets + window).to(ids.device)]  # (B, T + 1)
-    return rows[:, :-1], rows[:, 1:]

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from minigpt.bigram import LanguageModel, cross_entropy
 from minigpt.gpt import evaluating
 from minigpt.muon import Muon
-from minigpt.text import get_batch
+from minigpt.text import get_batch, get_batch_in_turn
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class TrainConfig:
 
     steps: int = 2000
     batch_size: int = 32
+    sampling: str = "random"  # or "in turn": every symbol of the text once before any twice
     learning_rate: float = 1e-3
     decay: str = "cosine"  # or "linear": the way the rate comes down
     final_rate: float = 0.1  # the part of learning_rate at which it ends
@@ -59,7 +60,12 @@ class TrainConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= high:
                 raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {high}")
-        names = {"precision": ("float32", "bfloat16"), "optimizer": ("adamw", "muon"), "decay": ("cosine", "linear")}
+        names = {
+            "sampling": ("random", "in turn"),
+            "decay": ("cosine", "linear"),
+            "optimizer": ("adamw", "muon"),
+            "precision": ("float32", "bfloat16"),
+        }
         for name, allowed in names.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be {allowed[0]!r} or {allowed[1]!r}")
@@ -131,6 +137,13 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * schedule(step, config)
 
 
+def sample(ids: Tensor, block_size: int, config: TrainConfig, state: TrainState) -> tuple[Tensor, Tensor]:
+    """The batch of the next step, from ids (N,): idx and targets, (batch_size, block_size) each."""
+    if config.sampling == "in turn":
+        return get_batch_in_turn(ids, config.batch_size, block_size, state.step, config.seed)
+    return get_batch(ids, config.batch_size, block_size, state.generator)
+
+
 def train(
     model: LanguageModel,
     train_ids: Tensor,
@@ -139,7 +152,7 @@ def train(
     *,
     state: TrainState | None = None,
     after_step: Callable[[TrainState], None] | None = None,
-    sample: Callable[..., tuple[Tensor, Tensor]] = get_batch,
+    sample: Callable[[Tensor, int, TrainConfig, TrainState], tuple[Tensor, Tensor]] = sample,
     progress: bool = True,
 ) -> History:
     """Train a model in place, on the device it is on, with rows of `model.config.block_size` symbols.
@@ -148,7 +161,7 @@ def train(
         train_ids, val_ids: (N,) int64.
         state: where to go on; a fresh start if None.
         after_step: called with the state after every step, for instance to save it.
-        sample: draws a batch, as `get_batch` does.
+        sample: draws the batch of the next step.
         progress: show a bar.
 
     Returns:
@@ -172,7 +185,7 @@ def train(
             highest = config.muon_rate if isinstance(optimizer, Muon) else config.learning_rate
             for group in optimizer.param_groups:
                 group["lr"] = highest * part
-        idx, targets = sample(train_ids, config.batch_size, block_size, state.generator)  # (B, T) each
+        idx, targets = sample(train_ids, block_size, config, state)  # (B, T) each
         loss = _gradient(model, idx, targets, config)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         if not math.isfinite(loss) or not math.isfinite(norm):

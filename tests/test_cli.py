@@ -9,12 +9,13 @@ import sys
 import pytest
 import torch
 
-from minigpt import GPT, CharTokenizer, GPTConfig, evaluate, get_batch, load_model, load_text, load_tokenizer, split
+from minigpt import GPT, CharTokenizer, GPTConfig, evaluate, load_model, load_text, load_tokenizer, split, training
 from minigpt.run import cli, processes
 from minigpt.run.checkpoint import load_facts
 from minigpt.run.cli import main, parameters_by_piece
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import Processes
+from minigpt.training import TrainConfig, TrainState
 
 
 @pytest.fixture(scope="module")
@@ -240,10 +241,15 @@ def test_a_batch_that_cannot_be_shared_is_refused(text_file, tmp_path, monkeypat
     assert "batch_size 7 cannot be shared by 2 processes evenly" in complaint(capsys, *words)
 
 
-def test_each_process_takes_its_own_rows():
-    ids = torch.arange(100)
-    whole = get_batch(ids, 6, 4, torch.Generator().manual_seed(1))[0]
-    shares = [Processes(r, 2, r).sample(ids, 6, 4, torch.Generator().manual_seed(1))[0] for r in (0, 1)]
+@pytest.mark.parametrize("sampling", ["random", "in turn"])
+def test_each_process_takes_its_own_rows(sampling):
+    ids, config = torch.arange(100), TrainConfig(batch_size=6, sampling=sampling)
+
+    def state():
+        return TrainState([], torch.Generator().manual_seed(1), step=3)
+
+    whole = training.sample(ids, 4, config, state())[0]
+    shares = [Processes(r, 2, r).sample(ids, 4, config, state())[0] for r in (0, 1)]
     assert sorted(torch.cat(shares).tolist()) == sorted(whole.tolist())
 
 

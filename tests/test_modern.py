@@ -157,6 +157,23 @@ def test_planted_a_cache_that_forgets_where_it_stands_is_caught(small_modern, mo
         assert_cache_changes_nothing(small_modern)
 
 
+def test_planted_a_cache_that_forgets_the_symbol_before_is_caught(small_modern, monkeypatch):
+    embed = ModernGPT.embed
+    monkeypatch.setattr(ModernGPT, "embed", lambda self, idx, start=0, before=None: embed(self, idx, start))
+    with pytest.raises(AssertionError):
+        assert_cache_changes_nothing(small_modern)
+
+
+def test_a_symbol_gets_a_share_of_the_one_before(small_modern):
+    symbols, share = small_modern.token_embedding.weight, small_modern.smear
+    first, second, third = small_modern.embed(torch.tensor([[4, 0, 7]]))[0]
+    torch.testing.assert_close(first, symbols[4])
+    torch.testing.assert_close(second, symbols[0] + share * symbols[4])
+    torch.testing.assert_close(third, symbols[7] + share * symbols[0])
+    alone = small_modern.embed(torch.tensor([[7]]), start=2, before=torch.tensor([[0]]))[0, 0]
+    torch.testing.assert_close(alone, third)
+
+
 def test_the_attention_is_what_the_model_uses(small_modern):
     idx = torch.randint(11, (2, 9))
     weights = small_modern.attention(idx)
@@ -180,7 +197,7 @@ def test_a_fresh_model_guesses_every_symbol_alike():
 def test_its_parameters_piece_by_piece():
     V, C, layers = 65, 128, 4
     model = ModernGPT(GPTConfig(vocab_size=V, block_size=128, n_embd=C, n_head=4, n_layer=layers))
-    assert sum(p.numel() for p in model.parameters()) == 2 * V * C + layers * (4 * C * C + 2 * 4 * C * C)
+    assert sum(p.numel() for p in model.parameters()) == 2 * V * C + C + layers * (4 * C * C + 2 * 4 * C * C)
 
 
 def test_what_does_not_fit_is_refused():

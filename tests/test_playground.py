@@ -352,6 +352,11 @@ MODERN_BUGS = {
     "cache off by one": ("this.k.set(k, start * k.length)", "this.k.set(k, Math.max(0, start - 1) * k.length)"),
     "one key too few": ("T = k.length / n_embd", "T = Math.max(1, k.length / n_embd - 1)"),
     "a stale cache past the context": ("ids.slice(-this.model.context)", "ids.slice(-this.model.context + 1)"),
+    "nothing of the symbol before": ("return start ? add(", "return start < 0 ? add("),
+    "a share of itself": ("this.symbols[start - 1], C", "symbol, C"),
+    "the first symbol before": ("this.symbols[start - 1], C", "this.symbols[0], C"),
+    "the last symbol read, wherever": ("this.symbols[start] = symbol", "this.symbols[this.symbols.length] = symbol"),
+    "all of the symbol before": ("multiply(this.smear, row(", "(row("),
 }
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import minigpt.text
 from minigpt import CharTokenizer, get_batch, load_text, split, standin
+from minigpt.text import get_batch_in_turn
 
 # ── the tokenizer ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -196,6 +197,38 @@ def test_every_offset_can_be_drawn_and_none_beyond():
     idx, targets = get_batch(torch.arange(10), 1000, 7, torch.Generator().manual_seed(0))
     assert idx[:, 0].unique().tolist() == [0, 1, 2]  # 10 - 7 offsets: the last block ends with the last symbol
     assert targets.max() == 9
+
+
+@given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 9), st.integers(0, 5))
+def test_in_turn_targets_are_the_inputs_one_symbol_later(n, block_size, batch_size, seed):
+    if n <= block_size:
+        n = block_size + 1
+    for step in range(6):
+        idx, targets = get_batch_in_turn(torch.arange(n), batch_size, block_size, step, seed)
+        assert idx.shape == targets.shape == (batch_size, block_size)
+        assert torch.equal(targets, idx + 1)
+
+
+def test_in_turn_every_symbol_comes_once_before_any_comes_twice():
+    n, T, rows = 1000, 7, 10
+    a_turn = n // T - 1  # rows
+    seen = [get_batch_in_turn(torch.arange(n), rows, T, step, seed=4)[1] for step in range(3 * a_turn // rows)]
+    targets = torch.cat(seen)  # (rows read, T)
+    for turn in range(3):
+        once = targets[turn * a_turn : (turn + 1) * a_turn].flatten()
+        assert len(once.unique()) == len(once)
+    first, second = (targets[turn * a_turn : (turn + 1) * a_turn] for turn in range(2))
+    assert not torch.equal(first, second)
+    assert set((first[:, 0] % T).tolist()) != set((second[:, 0] % T).tolist())  # cut at another place
+
+
+def test_in_turn_a_batch_depends_on_step_and_seed_alone():
+    ids = torch.arange(500)
+    batch = get_batch_in_turn(ids, 8, 5, step=40, seed=1)[0]
+    torch.rand(3)
+    assert torch.equal(batch, get_batch_in_turn(ids, 8, 5, step=40, seed=1)[0])
+    assert not torch.equal(batch, get_batch_in_turn(ids, 8, 5, step=40, seed=2)[0])
+    assert not torch.equal(batch, get_batch_in_turn(ids, 8, 5, step=41, seed=1)[0])
 
 
 def test_the_same_seed_draws_the_same_batch():

@@ -111,7 +111,7 @@ def test_muon_trains_the_matrices_of_the_blocks_and_adamw_the_rest(ids):
     trained = [
         {names[id(p)] for group in optimizer.param_groups for p in group["params"]} for optimizer in (adamw, muon)
     ]
-    assert trained[0] == {"token_embedding.weight", "head.weight"}
+    assert trained[0] == {"token_embedding.weight", "smear", "head.weight"}
     assert trained[1] == {name for name in names.values() if name.startswith("blocks.")}
     before = evaluate(model, ids)
     train(model, ids, ids, config, state=state, progress=False)

@@ -30,6 +30,7 @@ const SHAPES = {
   }),
   ModernGPT: (config) => ({
     "token_embedding.weight": [config.vocab_size, config.n_embd],
+    smear: [config.n_embd],
     ...every_block(config, ({ n_embd, n_head }) => {
       const head_size = n_embd / n_head;
       if (head_size % 2) throw new Error(`n_embd / n_head is ${head_size}: rotary positions need an even size`);

@@ -39,6 +39,10 @@ function add(x, y) {
   return x.map((value, i) => value + y[i]);
 }
 
+function multiply(x, y) {
+  return x.map((value, i) => value * y[i]);
+}
+
 function relu(x) {
   return x.map((value) => Math.max(0, value));
 }
@@ -140,7 +144,7 @@ class OnePosition {
 
   constructor(model, kv, off = new Set()) {
     const tensors = model.tensors, part = (name) => [tensors[`${name}.weight`], tensors[`${name}.bias`]];
-    Object.assign(this, { config: model.config, kv, off, weights: [] }); // off: heads that stay silent, as "layer.head"
+    Object.assign(this, { model, config: model.config, kv, off, weights: [] }); // off: heads that stay silent, as "layer.head"
     this.embeddings = [tensors["token_embedding.weight"], tensors["position_embedding.weight"]];
     this.layers = kv.layers.map((_, i) => new.target.parts.map((name) => part(`blocks.${i}.${name}`)));
     this.last = [part("norm"), part("head")];
@@ -208,6 +212,16 @@ class ModernPosition extends OnePosition {
   static parts = ["attention.query", "attention.key", "attention.value",
     "attention.proj", "feed_forward.up", "feed_forward.down"];
 
+  symbols = []; // what stands at each position in the cache
+  smear = this.model.tensors.smear;
+
+  embed(symbol) { // -> (n_embd,)
+    const C = this.config.n_embd, [tokens] = this.embeddings, start = this.kv.length;
+    this.symbols[start] = symbol;
+    const x = row(tokens, symbol, C);
+    return start ? add(x, multiply(this.smear, row(tokens, this.symbols[start - 1], C))) : x;
+  }
+
   project(x, query, key, value, start) {
     const { n_embd, n_head } = this.config, head_size = n_embd / n_head;
     const q = linear(x, ...query), k = linear(x, ...key), v = linear(x, ...value);
@@ -220,7 +234,7 @@ class ModernPosition extends OnePosition {
   }
 
   call(symbol) {
-    let x = row(this.embeddings[0], symbol, this.config.n_embd); // (n_embd,)
+    let x = this.embed(symbol);
     this.weights = this.layers.map(([query, key, value, proj, up, down], layer) => {
       const cache = this.kv.layers[layer];
       const [q, k, v] = this.project(rms_norm(x), query, key, value, cache.length);

@@ -41,6 +41,7 @@ SIZES = {
 RECIPE = {
     "steps": (int, "how many updates of the weights"),
     "batch_size": (int, "rows in a step"),
+    "sampling": (str, "random, or in turn: every symbol once before any twice"),
     "micro_batch_size": (int, "rows computed at once: fewer need less memory, same result"),
     "learning_rate": (float, "the highest rate, after the warm-up"),
     "weight_decay": (float, "how strongly matrices are pulled to 0"),

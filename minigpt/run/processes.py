@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from minigpt import training
 from minigpt.bigram import LanguageModel, cross_entropy
-from minigpt.text import get_batch
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Processes:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def sample(self, ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator) -> Any:
-        """`get_batch`, of which each process keeps its share of the rows: together they train on the same batch."""
-        idx, targets = get_batch(ids, batch_size, block_size, generator)
+    def sample(self, *args: Any) -> tuple[Tensor, Tensor]:
+        """Of the batch of the next step each process keeps its share of the rows: together they train on all of it."""
+        idx, targets = training.sample(*args)
         share = slice(self.rank, None, self.count)
         return idx[share], targets[share]
 

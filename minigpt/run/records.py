@@ -50,6 +50,19 @@ def load_records() -> dict[str, Record]:
     return {file.stem: read_record(file) for file in sorted(folder.glob("*.json"))} if folder else {}
 
 
+def load_trials(name: str) -> list[dict[str, Any]]:
+    """Short trials, as `book/tools/trials.py` made them: `ideas` or `scaling`, a dictionary each.
+
+    Raises:
+        ValueError: there are no trials of that name.
+    """
+    for folder in FOLDERS:
+        file = folder / "trials" / f"{name}.json"
+        if file.exists():
+            return json.loads(file.read_text("utf8"))
+    raise ValueError(f"there are no trials named {name!r}: make them with `python book/tools/trials.py {name}`")
+
+
 def read_record(file: Path) -> Record:
     """Read one record; errors as in `load_records`."""
     try:
