@@ -1,9 +1,10 @@
 """Record what trained models do, for the front page, the README's picture and the social preview.
 
-    python book/tools/landing.py bigram=data/weights/bigram.safetensors gpt-laptop=data/weights/gpt-laptop.safetensors
+    python book/tools/landing.py $(for name in bigram gpt-laptop modern-coffee; do
+      echo $name=data/weights/$name.safetensors; done)
 
-Writes `book/landing.json`, `book/_static/attention.svg` and `book/_static/social.png`. The last model named is the
-one that is shown reading; its line comes from the validation text, which it was not trained on.
+Writes `book/landing.json`, `book/_static/attention.svg` and `book/_static/social.png`. `gpt-laptop` is shown reading;
+its line comes from the validation text, which it was not trained on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ NAMES = {
     "bigram": ("A table of pairs", "chapter 2"),
     "gpt-laptop": ("A small GPT", "chapter 7"),
     "gpt": ("The full GPT", "chapter 7"),
+    "modern-coffee": ("The modern GPT", "chapter 10"),
 }
 
 
@@ -138,9 +140,10 @@ def main() -> None:
     _, val_ids = split(tokenizer.encode(text))
     samples: list[dict[str, str]] = []
     record: dict[str, str] = {}
+    models: dict[str, Any] = {}
     for run in options.runs:
         name, _, file = run.partition("=")
-        model = load_model(file)
+        model = models[name] = load_model(file)
         loss = evaluate(model, val_ids)
         words, chapter = NAMES.get(name, (name, ""))
         count = sum(p.numel() for p in model.parameters())
@@ -153,6 +156,7 @@ def main() -> None:
         record[f"{words}, preset {name}"] = fact
         print(f"{name}: {note}")
 
+    model = models["gpt-laptop"]
     begin = text.index(LINE_BEGINS, int(len(text) * 0.9))
     line = text[begin : begin + min(model.config.block_size, 64)]
     data, weights = reading(model, tokenizer.encode(line)[None], tokenizer)
