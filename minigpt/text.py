@@ -171,7 +171,9 @@ def get_batch(
     """
     _check_sizes(ids, batch_size, block_size)
     offsets = torch.randint(len(ids) - block_size, (batch_size, 1), generator=generator)  # (B, 1)
-    return _rows(ids, offsets, block_size)
+    window = torch.arange(block_size + 1)  # (T + 1,)
+    rows = ids[(offsets + window).to(ids.device)]  # (B, T + 1)
+    return rows[:, :-1], rows[:, 1:]
 
 
 def get_batch_in_turn(ids: Tensor, batch_size: int, block_size: int, step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -183,20 +185,15 @@ def get_batch_in_turn(ids: Tensor, batch_size: int, block_size: int, step: int, 
     Returns and raises what `get_batch` does.
     """
     _check_sizes(ids, batch_size, block_size)
-    rows = max(1, len(ids) // block_size - 1)  # as many fit, whatever the offset
+    a_turn = max(1, len(ids) // block_size - 1)  # as many rows fit, whatever the offset
     first = step * batch_size
-    starts = []
-    for turn in range(first // rows, (first + batch_size - 1) // rows + 1):
+    offsets = []
+    for turn in range(first // a_turn, (first + batch_size - 1) // a_turn + 1):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + turn)
-        offset = torch.randint(min(block_size, len(ids) - block_size), (1,), generator=generator)
-        starts.append(offset + block_size * torch.randperm(rows, generator=generator))
-    return _rows(ids, torch.cat(starts)[first % rows :][:batch_size, None], block_size)
-
-
-def _rows(ids: Tensor, offsets: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """The rows of ids (N,) that begin at offsets (B, 1), and the same one symbol later: (B, block_size) each."""
-    window = torch.arange(block_size + 1)  # (T + 1,)
-    rows = ids[(offsets + window).to(ids.device)]  # (B, T + 1)
+        start = torch.randint(min(block_size, len(ids) - block_size), (1,), generator=generator)
+        offsets.append(start + block_size * torch.randperm(a_turn, generator=generator))
+    here = torch.cat(offsets)[first % a_turn :][:batch_size, None]  # (B, 1)
+    rows = ids[(here + torch.arange(block_size + 1)).to(ids.device)]  # (B, T + 1)
     return rows[:, :-1], rows[:, 1:]
 
 
