@@ -20,16 +20,11 @@ from minigpt.gpt import GPT, GPTConfig, evaluating
 
 
 class LayerCache:
-    """Keys and values of one layer for the positions seen so far, in memory set aside once.
-
-    Beside each key and value there is room for the query, which nobody needs again: so one row holds all that the
-    layer's `qkv` makes of a position, and `OnePosition` lets it write there.
-    """
+    """Keys and values of one layer for the positions seen so far, in memory set aside once."""
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
-        B, n_head, block_size, head_size = shape
-        self.rows = torch.empty(block_size, B, 3, n_head, head_size, dtype=like.dtype, device=like.device)
-        self.q, self.k, self.v = self.rows.permute(2, 1, 3, 0, 4)  # views, (B, n_head, block_size, head_size) each
+        self.k = torch.empty(shape, dtype=like.dtype, device=like.device)  # (B, n_head, block_size, head_size)
+        self.v = torch.empty_like(self.k)
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,11 +32,7 @@ class LayerCache:
         start, self.length = self.length, self.length + k.size(2)
         self.k[:, :, start : self.length] = k
         self.v[:, :, start : self.length] = v
-        return self.so_far()
-
-    def so_far(self) -> tuple[Tensor, Tensor]:
-        """The keys and values, (B, n_head, length, head_size) each."""
-        return self.k.narrow(2, 0, self.length), self.v.narrow(2, 0, self.length)
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
 
 class KVCache:
@@ -62,10 +53,11 @@ class KVCache:
 
 
 class OnePosition:
-    """A GPT for one position of one text, its past in the cache: `gpt.py` written out, without modules.
+    """A GPT for one position of one text: `gpt.py` written out, without modules.
 
     For a single symbol, calling sixty modules takes longer than what they compute, and sharing the work between cores
-    does too; so this does neither.
+    does too; so this does neither. It takes the past over from a cache, and keeps what each layer's `qkv` makes of a
+    position in one row, so that the product can be written where it stays.
 
     Shapes:
         symbol: (1,)
@@ -73,7 +65,15 @@ class OnePosition:
     """
 
     def __init__(self, model: GPT, kv: KVCache) -> None:
-        self.kv, self.rows = kv, [layer.rows.flatten(1) for layer in kv.layers]  # (block_size, 3 * n_embd) each
+        size = model.config
+        self.length = kv.length
+        self.rows = [layer.k.new_empty(size.block_size, 3 * size.n_embd) for layer in kv.layers]
+        self.past = []  # for each layer q, k and v: what its rows hold, as (1, n_head, block_size, head_size)
+        for rows, layer in zip(self.rows, kv.layers, strict=True):
+            q, k, v = rows.view(len(rows), 3, size.n_head, -1).permute(1, 2, 0, 3)[:, None]
+            k[:, :, : self.length] = layer.k[:, :, : self.length]
+            v[:, :, : self.length] = layer.v[:, :, : self.length]
+            self.past.append((q, k, v))
         self.embeddings = model.token_embedding.weight, model.position_embedding.weight
         self.layers: list[list[tuple[Tensor, Any]]] = []  # (weight, bias or None) of each piece of each block
         block: Any
@@ -103,16 +103,15 @@ class OnePosition:
             torch.set_num_threads(threads)
 
     def _logits(self, symbol: Tensor) -> Tensor:
-        n = self.kv.length  # the symbol's position
+        n, self.length = self.length, self.length + 1  # n: the symbol's position
         tokens, positions = self.embeddings
         x = tokens[symbol[0]] + positions[n]  # (n_embd,)
         C = x.shape
-        for cache, rows, parts in zip(self.kv.layers, self.rows, self.layers, strict=True):
+        for rows, (q, k, v), parts in zip(self.rows, self.past, self.layers, strict=True):
             norm1, (qkv, _), (proj, proj_bias), norm2, (up, up_bias), (down, down_bias) = parts
             torch.mv(qkv, F.layer_norm(x, C, *norm1), out=rows[n])  # query, key and value, where they are kept
-            cache.length = n + 1
-            q = cache.q.narrow(2, n, 1)  # (1, n_head, 1, head_size)
-            mixed = F.scaled_dot_product_attention(q, *cache.so_far())  # nothing to mask: all of it is past
+            q, k, v = q.narrow(2, n, 1), k.narrow(2, 0, n + 1), v.narrow(2, 0, n + 1)
+            mixed = F.scaled_dot_product_attention(q, k, v)  # nothing to mask: all of it is past
             x = torch.addmv(proj_bias, proj, mixed.view(C)).add_(x)
             inner = torch.addmv(up_bias, up, F.layer_norm(x, C, *norm2)).relu_()  # (4 * n_embd,)
             x = torch.addmv(down_bias, down, inner).add_(x)
@@ -212,15 +211,18 @@ def _write(
     text = [new]  # the window in pieces, put together only where the whole of it is read
     kv = KVCache(model.config, len(idx), next(model.parameters())) if use_cache else None
     with evaluating(model):
-        step = OnePosition(model, kv) if kv is not None and len(idx) == 1 and OnePosition.fits(model) else None
+        step: OnePosition | None = None
         for _ in range(n):
-            if kv is None or kv.length + new.size(1) > block_size:
+            seen = step or kv
+            if seen is None or seen.length + new.size(1) > block_size:
                 text = [torch.cat(text, dim=1)[:, -block_size:]]
                 logits = model(text[0])[:, -1]  # (B, vocab_size)
-            elif step is not None and kv.length:
+            elif step is not None:
                 logits = step(new[:, 0])
             else:
                 logits = model(new, cache=kv)[:, -1]
+                if kv is not None and len(idx) == 1 and OnePosition.fits(model):
+                    step = OnePosition(model, kv)
             if not math.isfinite(logits.sum()):  # one inf or nan is enough to make it so
                 raise ValueError("the model's logits are not finite: its weights are damaged or its training diverged")
             symbol = _draw(logits, temperature, top_k, top_p, generator)  # (B,)

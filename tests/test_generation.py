@@ -26,8 +26,8 @@ def route(request, monkeypatch):
 
 def assert_cache_changes_nothing(model):
     """Symbols and logits, from prompts shorter and longer than the context, to well past its end."""
-    for T, n in [(1, 40), (5, 11), (5, 12), (16, 3), (23, 20)]:
-        idx = torch.randint(11, (2, T))
+    for T, n, B in [(1, 40, 1), (5, 11, 2), (5, 12, 1), (16, 3, 1), (23, 20, 2), (5, 11, 1), (23, 20, 1), (1, 40, 2)]:
+        idx = torch.randint(11, (B, T))
         seen = {}
         for cache in (True, False):
             with pytest.MonkeyPatch.context() as patch:
@@ -71,6 +71,29 @@ def overwrites_the_last_symbol(monkeypatch):
 def keeps_keys_for_values(monkeypatch):
     append = LayerCache.append
     monkeypatch.setattr(LayerCache, "append", lambda self, k, v: append(self, k, k))
+
+
+def test_planted_in_the_memory_of_one_position(small_gpt, monkeypatch):
+    """What it takes over from the cache, and where it goes on."""
+    init = OnePosition.__init__
+
+    def late(self, model, kv):
+        init(self, model, kv)
+        self.length += 1
+
+    def empty(self, model, kv):
+        init(self, model, kv)
+        for rows in self.rows:
+            rows.zero_()
+
+    def values_for_keys(self, model, kv):
+        init(self, model, kv)
+        self.past = [(q, v, k) for q, k, v in self.past]
+
+    for plant in (late, empty, values_for_keys):
+        monkeypatch.setattr(OnePosition, "__init__", plant)
+        with pytest.raises((AssertionError, IndexError, RuntimeError, ValueError)):
+            assert_cache_changes_nothing(small_gpt)
 
 
 @pytest.mark.parametrize(
