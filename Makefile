@@ -75,7 +75,7 @@ colab: $(VENV)/.installed  ## run every notebook as Colab would: torch there, mi
 browser: $(VENV)/.installed  ## the built site in a browser (needs Chromium: apt-get install chromium)
 	$(VENV)/bin/python -m pytest tests/browser -n 2 -q
 
-benchmark: $(VENV)/.installed  ## the benchmarks, side by side with Hugging Face's GPT-2
+benchmark: $(VENV)/.installed  ## the benchmarks, side by side with Hugging Face's GPT-2 (RECORD=1: keep the race's table)
 	$(VENV)/bin/python -m pytest tests/benchmarks --benchmark-sort=name
 
 pdf: $(BOOK)/.installed  ## print the whole book to _build/minigpt.pdf (needs Chromium: apt-get install chromium)

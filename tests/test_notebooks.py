@@ -151,8 +151,8 @@ def problems(nb: dict[str, Any], path: Path, known: set[str]) -> list[str]:
     cells, found = nb["cells"], []
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     markdown = [cell for cell in cells if cell["cell_type"] == "markdown"]
-    if not 30 <= len(cells) <= 46:
-        found.append(f"{len(cells)} cells (30 to 46)")
+    if not 30 <= len(cells) <= 52:
+        found.append(f"{len(cells)} cells (30 to 52)")
     if "widgets" in nb["metadata"]:
         found.append("widget state in the metadata")
     found += code_problems(code, defined_in_minigpt())

@@ -8,11 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from test_gpt import assert_the_future_is_hidden
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "tools"))
+import trials
+
+from minigpt import GPTConfig, ModernGPT
 from minigpt.run import cli, records
 from minigpt.run.checkpoint import load_facts
 from minigpt.run.presets import PRESETS
-from minigpt.run.records import load_records, read_record
+from minigpt.run.records import load_records, load_trials, read_record
 from minigpt.text import SHA256
 
 DATA = Path(__file__).parents[1] / "data"
@@ -69,3 +75,31 @@ def test_what_is_no_record_is_named(tmp_path, monkeypatch):
             read_record(tmp_path / "x.json")
     monkeypatch.setattr(records, "FOLDERS", (tmp_path / "nothing",))
     assert load_records() == {}
+
+
+def test_the_trials_are_complete():
+    """What chapter 10 draws is what `book/tools/trials.py` makes today: every idea and every size, once."""
+    ideas, scaling = load_trials("ideas"), load_trials("scaling")
+    assert [(trial["name"], trial["seed"]) for trial in ideas] == trials.ideas()
+    assert [(trial["cost"], trial["name"]) for trial in scaling] == [
+        (cost, trials.label(size)) for size, cost in trials.scaling()
+    ]
+    assert all(1.2 < trial["loss"] < 2.4 for trial in ideas + scaling)
+    for trial in scaling:
+        symbols = trial["steps"] * trials.BUDGET.batch_size * trials.T
+        assert 6 * trial["parameters"] * symbols == pytest.approx(trial["cost"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", trials.IDEAS)
+def test_an_idea_changes_a_model_that_still_hides_the_future(name):
+    torch.manual_seed(0)
+    model = ModernGPT(GPTConfig(vocab_size=11, block_size=16, n_embd=32, n_head=4, n_layer=2, dropout=0.0))
+    trials.IDEAS[name][0](model)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert_the_future_is_hidden(model)
+
+
+def test_trials_that_are_not_there_say_how_to_make_them():
+    with pytest.raises(ValueError, match=r"no trials named 'x': make them with `python book/tools/trials.py x`"):
+        load_trials("x")

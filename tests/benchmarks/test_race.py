@@ -1,0 +1,87 @@
+"""Loss against time, on the real text: the presets of minutes, and Hugging Face's GPT-2 trained by the same loop.
+
+Part of `make benchmark`; takes about six minutes. With `RECORD=1 make benchmark` the table is kept in
+`data/runs/trials/race.json`, where chapter 10 finds it.
+"""
+
+import hashlib
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from minigpt import CharTokenizer, evaluate, split, train
+from minigpt.bigram import LanguageModel
+from minigpt.run.checkpoint import BUILD, write_bytes
+from minigpt.run.presets import PRESETS
+from minigpt.text import SHA256
+from minigpt.training import History
+
+FILE = Path(__file__).parents[2] / "data" / "runs" / "trials" / "race.json"
+NANOGPT = 1.8857, 85.0  # the loss of nanoGPT's recipe for a CPU, and its seconds where one of its steps takes 40 ms
+QUICK = ("bigram", "gpt-laptop", "modern-laptop")
+
+
+class HuggingFace(LanguageModel):
+    """GPT-2 of Hugging Face, of the sizes of a preset, with the promise of the book's models."""
+
+    def __init__(self, sizes: dict) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(**sizes)  # type: ignore[assignment]
+        names = {key: sizes[key] for key in ("vocab_size", "n_embd", "n_head", "n_layer")}
+        off = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), sizes["dropout"])
+        ends = {"bos_token_id": None, "eos_token_id": None}  # no symbol of ours is a mark of the library's
+        self.model = GPT2LMHeadModel(GPT2Config(n_positions=sizes["block_size"], **names, **off, **ends))
+
+    def forward(self, idx: Tensor) -> Tensor:
+        return self.model(idx).logits
+
+
+def seconds_to(loss: float, history: History) -> float | None:
+    """When the curve of the validation loss crosses `loss`, on a straight line between two measurements."""
+    points = list(zip(history.seconds, history.val_losses, strict=True))
+    for (t0, before), (t1, after) in pairwise(points):
+        if after <= loss < before:
+            return t0 + (before - loss) / (before - after) * (t1 - t0)
+    return None
+
+
+def test_loss_against_time(book_text, capsys):
+    if hashlib.sha256(book_text.encode()).hexdigest() != SHA256:
+        pytest.skip("the real text is not here: the losses would be those of another")
+    torch.set_num_threads(os.cpu_count() or 1)
+    train_ids, val_ids = split(CharTokenizer(book_text).encode(book_text))
+    table = []
+    for name in [*QUICK, "Hugging Face's GPT-2"]:
+        preset = PRESETS[name if name in QUICK else "gpt-laptop"]
+        sizes = {"vocab_size": 65, **preset.sizes}
+        torch.manual_seed(preset.config.seed)
+        model = BUILD[preset.model](sizes) if name in QUICK else HuggingFace(sizes)
+        history = train(model, train_ids, val_ids, preset.config, progress=False)
+        table.append({
+            "name": name,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "steps": preset.config.steps,
+            "seconds": round(history.seconds[-1], 1),
+            "loss": round(evaluate(model, val_ids), 4),
+            "seconds_to_1.8857": seconds_to(NANOGPT[0], history),
+        })  # fmt: skip
+    with capsys.disabled():
+        print(f"\n{'':22}{'parameters':>11}{'seconds':>9}{'loss':>8}   1.8857 reached after")
+        for row in table:
+            reached = row["seconds_to_1.8857"]
+            part = f"{reached:6.1f} s, {reached / NANOGPT[1]:.2f} of nanoGPT's" if reached else "     never"
+            print(f"{row['name']:22}{row['parameters']:11,}{row['seconds']:9.1f}{row['loss']:8.4f}   {part}")
+    if os.environ.get("RECORD"):
+        write_bytes(FILE, (json.dumps(table, indent=1) + "\n").encode())
+    by_name = {row["name"]: row for row in table}
+    modern = by_name["modern-laptop"]["seconds_to_1.8857"]
+    assert modern is not None
+    assert modern <= NANOGPT[1] / 3
+    assert by_name["gpt-laptop"]["seconds"] < by_name["Hugging Face's GPT-2"]["seconds"]
