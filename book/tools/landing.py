@@ -71,10 +71,10 @@ def recorded(file: Path) -> dict[str, Any]:
 
 
 def far_looking(weights: torch.Tensor) -> tuple[int, int]:
-    """The head that puts most weight on symbols at least four back: the one whose picture says most."""
+    """The head that looks most sharply at single symbols at least four back: the one whose picture says most."""
     length = weights.shape[-1]
     far = torch.ones(length, length).tril(-4)
-    score = (weights * far).sum((-2, -1)) / length
+    score = (weights * far).amax(-1).mean(-1)  # (n_layer, n_head)
     layer, head = divmod(int(score.argmax()), weights.shape[1])
     return layer, head
 
