@@ -36,12 +36,14 @@ ASK = "import torch, minigpt; print(torch.__version__); print(minigpt.__file__)"
 def commit_of_this_tree(folder: Path) -> Path:
     """A repository with one commit: what is in the working tree now."""
     copy = folder / "repository"
-    parts = {"minigpt", "data", "pyproject.toml", "README.md", "LICENSE"}
-    for path in [*repository.files(ROOT), ROOT / "LICENSE"]:
-        if path.exists() and path.relative_to(ROOT).parts[0] in parts:
-            target = copy / path.relative_to(ROOT)
+    parts = ("minigpt", "data", "pyproject.toml", "README.md", "LICENSE")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *parts]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            target = copy / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+            target.write_bytes((ROOT / name).read_bytes())
     who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "the tree as it is"]):
         subprocess.run(["git", *command], cwd=copy, check=True)

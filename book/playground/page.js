@@ -209,6 +209,7 @@ class Column {
     this.drawBars();
     this.drawHeads();
     this.drawText();
+    setTimeout(sendForTheRest); // now that there is something to see
   }
 
   drawBars() { // follows the sliders: only the softmax is taken again
@@ -688,7 +689,20 @@ function build() {
     .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
 }
 
-const order = root.dataset.models.split(" "), expected = new Set(order);
+// The first model comes with the page. The others follow once its bars are drawn, or earlier if the address names them.
+const sources = new Map(root.dataset.models.split(" ").map((source) => [source.split("?")[0], source]));
+const order = [...sources.keys()], expected = new Set(order), later = new Set(order.slice(1));
+
+function send(key) { // for the weights of a model of the book
+  if (!later.delete(key)) return;
+  const [name, version] = sources.get(key).split("?");
+  const folder = document.querySelector("script[src*='playground/page.js']").src.replace(/page\.js.*$/, "weights/");
+  document.head.append(make("script", { src: `${folder}${name}.js?${version}` }));
+}
+
+function sendForTheRest() {
+  for (const key of [...later]) send(key);
+}
 
 async function arrive([key, text]) { // the weights of a model of the book, as a script brought them
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -709,6 +723,9 @@ async function arrive([key, text]) { // the weights of a model of the book, as a
 
 build();
 fromAddress();
+send(state.model);
+send(state.with);
+setTimeout(sendForTheRest, 3000); // whatever became of the first
 show();
 const brought = self.minigpt_weights || [];
 const received = (model) => arrive(model).catch((error) => tell(`${error.message}.`));
