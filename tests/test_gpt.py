@@ -119,6 +119,15 @@ def test_its_repr_tells_sizes_and_pieces(small_gpt):
     assert "(feed_forward)" in repr(small_gpt)
 
 
+def test_evaluating_restores_the_mode_of_every_module(small_gpt):
+    small_gpt.train()
+    small_gpt.blocks[0].eval()  # a part that someone froze
+    before = [module.training for module in small_gpt.modules()]
+    with evaluating(small_gpt):
+        assert not any(module.training for module in small_gpt.modules())
+    assert [module.training for module in small_gpt.modules()] == before
+
+
 def test_evaluating_restores_the_mode_even_after_an_error(small_gpt):
     def fail_inside():
         with evaluating(small_gpt):

@@ -54,15 +54,16 @@ def test_the_weights_reach_what_the_record_says(name):
 
 def test_training_writes_a_record(tmp_path, play):
     (tmp_path / "play.txt").write_text(play)
-    words = ["train", "--preset", "modern-laptop", "--n-embd", "16", "--n-head=2", "--steps", "3", "--block-size=32"]
+    words = ["train", "--preset", "gpt-laptop", "--n-embd", "16", "--n-head=2", "--steps", "3", "--block-size=32"]
+    words += ["--sampling", "in turn"]
     done = subprocess.run(
         [sys.executable, "-m", "minigpt", *words, "--data", tmp_path / "play.txt", "--out", tmp_path / "run"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = read_record(tmp_path / "run" / "history.json")
-    flags = "--block-size 32 --n-embd 16 --n-head 2 --steps 3"
-    assert record.command == f"python -m minigpt train --preset modern-laptop {flags}"
+    flags = "--block-size 32 --n-embd 16 --n-head 2 --steps 3 --sampling 'in turn'"  # a command that can be run
+    assert record.command == f"python -m minigpt train --preset gpt-laptop {flags}"
     assert f"{record.val_loss:.4f} nats per symbol" in done.stdout
     assert f"{record.parameters:,} parameters" in done.stdout
     assert "3 steps in" in repr(record)

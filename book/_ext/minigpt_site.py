@@ -100,6 +100,13 @@ class Shown(SphinxRole):
         return [], []
 
 
+def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
+    """What lines of Markdown become, in the place of a directive."""
+    node = nodes.container()
+    directive.state.nested_parse(StringList(lines, directive.env.docname), directive.content_offset, node)
+    return node.children
+
+
 class Chapters(SphinxDirective):
     """The chapters of the contents with their minutes, as the notebooks state them."""
 
@@ -111,9 +118,7 @@ class Chapters(SphinxDirective):
             minutes = [int(found[1]) for part in parts if (found := re.search(r"(\d+)\s+minutes?", part))]
             sums = f"{len(parts)} | {sum(minutes)}"
             rows.append(f"| {number(name)}. {{chapter}}`{name}` | {reading[1] if reading else ''} | {sums} |")
-        node = nodes.container()
-        self.state.nested_parse(StringList(rows, self.env.docname), self.content_offset, node)
-        return node.children
+        return parsed(self, rows)
 
 
 class Runs(SphinxDirective):
@@ -128,10 +133,7 @@ class Runs(SphinxDirective):
                 f"| `{run['command']}` | {run['parameters']:,} | {run['step']:,} | {run['seconds']:.0f} "
                 f"| {run['val_loss']:.4f} | {run['machine']}; torch {run['torch']}; {run['date']} |"
             )
-        node = nodes.container()
-        if len(rows) > 2:
-            self.state.nested_parse(StringList(rows, self.env.docname), self.content_offset, node)
-        return node.children
+        return parsed(self, rows) if len(rows) > 2 else []
 
 
 class Race(SphinxDirective):
@@ -146,9 +148,7 @@ class Race(SphinxDirective):
             passed = f"{passed:.0f} s, {passed / 85:.2f} of 85 s" if passed else "never"
             name = run["name"] if "'" in run["name"] else f"`{run['name']}`"
             rows.append(f"| {name} | {run['parameters']:,} | {run['seconds']:.0f} | {run['loss']:.4f} | {passed} |")
-        node = nodes.container()
-        self.state.nested_parse(StringList(rows, self.env.docname), self.content_offset, node)
-        return node.children
+        return parsed(self, rows)
 
 
 # ---- the front page --------------------------------------------------------------------------------------------------

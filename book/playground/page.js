@@ -205,11 +205,13 @@ class Column {
   // ---- drawing
 
   draw() {
-    root.dataset.first ??= performance.now().toFixed(0); // milliseconds from opening the page to the first bars
+    if (!root.dataset.first) {
+      root.dataset.first = performance.now().toFixed(0); // milliseconds from opening the page to the first bars
+      setTimeout(sendForTheRest);
+    }
     this.drawBars();
     this.drawHeads();
     this.drawText();
-    setTimeout(sendForTheRest); // now that there is something to see
   }
 
   drawBars() { // follows the sliders: only the softmax is taken again
@@ -690,14 +692,13 @@ function build() {
 }
 
 // The first model comes with the page. The others follow once its bars are drawn, or earlier if the address names them.
-const sources = new Map(root.dataset.models.split(" ").map((source) => [source.split("?")[0], source]));
-const order = [...sources.keys()], expected = new Set(order), later = new Set(order.slice(1));
+const versions = new Map(root.dataset.models.split(" ").map((model) => model.split("?v=")));
+const order = [...versions.keys()], expected = new Set(order), later = new Set(order.slice(1));
 
 function send(key) { // for the weights of a model of the book
   if (!later.delete(key)) return;
-  const [name, version] = sources.get(key).split("?");
   const folder = document.querySelector("script[src*='playground/page.js']").src.replace(/page\.js.*$/, "weights/");
-  document.head.append(make("script", { src: `${folder}${name}.js?${version}` }));
+  document.head.append(make("script", { src: `${folder}${key}.js?v=${versions.get(key)}` }));
 }
 
 function sendForTheRest() {

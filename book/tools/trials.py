@@ -1,6 +1,6 @@
 """Short recorded trials for chapter 10: one idea at a time on the modern model, and models of several sizes.
 
-    python book/tools/trials.py ideas      # about half an hour on one core
+    python book/tools/trials.py ideas      # about three quarters of an hour on one core
     python book/tools/trials.py scaling    # about half an hour on one core
 
 Every model is trained on the first 95 % of the training text and measured on the other 5 %, once, at its last step: the

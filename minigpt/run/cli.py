@@ -292,7 +292,8 @@ def _command(run: Run) -> str:
         recipe["precision"] = preset.config.precision
     flags = {key: sizes[key] for key, value in preset.sizes.items() if sizes[key] != value}
     flags |= {key: recipe[key] for key in RECIPE if recipe[key] != getattr(preset.config, key)}
-    return " ".join([f"python -m minigpt train --preset {run.preset}", *(f"{_flag(k)} {v}" for k, v in flags.items())])
+    given = (f"{_flag(key)} {shlex.quote(str(value))}" for key, value in flags.items())
+    return " ".join([f"python -m minigpt train --preset {run.preset}", *given])
 
 
 # ── sample, info, export, presets ────────────────────────────────────────────────────────────────────────────────────

@@ -42,9 +42,11 @@ class Processes:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def sample(self, *args: Any) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, ids: Tensor, block_size: int, config: training.TrainConfig, state: training.TrainState
+    ) -> tuple[Tensor, Tensor]:
         """Of the batch of the next step each process keeps its share of the rows: together they train on all of it."""
-        idx, targets = training.sample(*args)
+        idx, targets = training.sample(ids, block_size, config, state)
         share = slice(self.rank, None, self.count)
         return idx[share], targets[share]
 

@@ -1,7 +1,7 @@
 """Loss against time, on the real text: the presets of minutes, and Hugging Face's GPT-2 trained by the same loop.
 
 Part of `make benchmark`; takes about six minutes. With `RECORD=1 make benchmark` the table is kept in
-`data/runs/trials/race.json`, where chapter 10 finds it.
+`data/runs/trials/race.json`, and the page 'About the figures' shows it.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_speed import SMALL, theirs
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from minigpt import CharTokenizer, evaluate, split, train
 from minigpt.bigram import LanguageModel
@@ -29,15 +29,12 @@ QUICK = ("bigram", "gpt-laptop", "modern-laptop")
 
 
 class HuggingFace(LanguageModel):
-    """GPT-2 of Hugging Face, of the sizes of a preset, with the promise of the book's models."""
+    """GPT-2 of Hugging Face, of `gpt-laptop`'s sizes, with the promise of the book's models."""
 
-    def __init__(self, sizes: dict) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.config = SimpleNamespace(**sizes)  # type: ignore[assignment]
-        names = {key: sizes[key] for key in ("vocab_size", "n_embd", "n_head", "n_layer")}
-        off = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), sizes["dropout"])
-        ends = {"bos_token_id": None, "eos_token_id": None}  # no symbol of ours is a mark of the library's
-        self.model = GPT2LMHeadModel(GPT2Config(n_positions=sizes["block_size"], **names, **off, **ends))
+        self.config = SimpleNamespace(vocab_size=65, block_size=64)  # type: ignore[assignment]
+        self.model = theirs(SMALL, block_size=64)
 
     def forward(self, idx: Tensor) -> Tensor:
         return self.model(idx).logits
@@ -55,14 +52,13 @@ def seconds_to(loss: float, history: History) -> float | None:
 def test_loss_against_time(book_text, capsys):
     if hashlib.sha256(book_text.encode()).hexdigest() != SHA256:
         pytest.skip("the real text is not here: the losses would be those of another")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(os.cpu_count() or 1)  # the other tests use one
     train_ids, val_ids = split(CharTokenizer(book_text).encode(book_text))
     table = []
     for name in [*QUICK, "Hugging Face's GPT-2"]:
         preset = PRESETS[name if name in QUICK else "gpt-laptop"]
-        sizes = {"vocab_size": 65, **preset.sizes}
         torch.manual_seed(preset.config.seed)
-        model = BUILD[preset.model](sizes) if name in QUICK else HuggingFace(sizes)
+        model = BUILD[preset.model]({"vocab_size": 65, **preset.sizes}) if name in QUICK else HuggingFace()
         history = train(model, train_ids, val_ids, preset.config, progress=False)
         table.append({
             "name": name,

@@ -35,9 +35,11 @@ def ours(sizes: dict[str, int]) -> GPT:
     return GPT(GPTConfig(block_size=256, dropout=0.0, **sizes)).eval()
 
 
-def theirs(sizes: dict[str, int]) -> GPT2LMHeadModel:
+def theirs(sizes: dict[str, int], block_size: int = 256) -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=65, n_positions=256, bos_token_id=None, eos_token_id=None, pad_token_id=0, **sizes)
+    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}  # no symbol of ours marks an end
+    no_dropout = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.0)  # as in ours
+    config = GPT2Config(vocab_size=65, n_positions=block_size, **ends, **no_dropout, **sizes)
     return GPT2LMHeadModel(config).eval()
 
 

@@ -100,6 +100,17 @@ def same(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> N
 # ---- arriving ------------------------------------------------------------------------------------------------------
 
 
+def test_one_model_comes_with_the_page_and_the_others_after_its_bars(page: Any, site: str) -> None:
+    page.goto(f"{site}/{PAGE}")
+    count = len(list(LAPTOP.parent.glob("*.safetensors")))
+    page.wait_for_function("count => document.querySelectorAll('#pg-model option').length === count", arg=count)
+    later = page.evaluate(
+        """() => performance.getEntriesByType('resource').filter(file => file.name.includes('/weights/'))
+            .map(file => file.startTime > Number(document.querySelector('.pg').dataset.first) - 1)"""
+    )
+    assert sorted(later) == [False] + [True] * (count - 1)
+
+
 @torch.no_grad()
 def test_the_first_bars_are_those_of_pytorch(play: Any, laptop: Any, record_property: Any) -> None:
     """A prompt is there and its distribution drawn, soon, and it is the right one."""
