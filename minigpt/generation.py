@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minigpt.attention import MultiHeadAttention
 from minigpt.bigram import LanguageModel
 from minigpt.block import Block, FeedForward
+from minigpt.dropout import Dropout
 from minigpt.gpt import GPT, GPTConfig, evaluating
 
 
@@ -87,7 +88,7 @@ class OnePosition:
     @staticmethod
     def fits(model: LanguageModel) -> TypeGuard[GPT]:
         """Whether the model is exactly a `GPT`, on the CPU, with no module replaced and no hook to be called."""
-        plain = (nn.Embedding, nn.Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear, nn.Sequential, nn.ReLU)
+        plain = (nn.Embedding, Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear, nn.Sequential, nn.ReLU)
         known = {GPT, Block, MultiHeadAttention, FeedForward, *plain}
         return next(model.parameters()).device.type == "cpu" and all(
             type(m) in known and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules()

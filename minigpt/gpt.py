@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from minigpt.bigram import LanguageModel
 from minigpt.block import Block
+from minigpt.dropout import Dropout
 
 if TYPE_CHECKING:
     from minigpt.generation import KVCache
@@ -63,7 +64,7 @@ class GPT(LanguageModel):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             [Block(config.n_embd, config.n_head, config.dropout) for _ in range(config.n_layer)]
         )

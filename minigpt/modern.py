@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigpt.attention import attention_weights, causal_mask
+from minigpt.attention import attend, attention_weights
+from minigpt.dropout import Dropout
 from minigpt.gpt import GPT, GPTConfig
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ class ModernAttention(nn.Module):
         q, k, v = self.project(x, start=cache.length if cache is not None else 0)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, n_head, T_k, head_size): keys are kept as they were rotated
-        T_q, T_k = q.size(2), k.size(2)
-        mask = causal_mask(T_q, T_k, x.device) if 1 < T_q < T_k else None  # one query may see every key
-        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T_q == T_k)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class ModernFeedForward(nn.Module):
@@ -116,7 +114,7 @@ class ModernBlock(nn.Module):
         super().__init__()
         self.attention = ModernAttention(n_embd, n_head)
         self.feed_forward = ModernFeedForward(n_embd)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         x = x + self.dropout(self.attention(rms_norm(x), cache))

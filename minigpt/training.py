@@ -208,12 +208,17 @@ def train(
     return state.history
 
 
+def in_precision(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """A `with` inside which matrix products have the precision of the config."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
 def _gradient(model: LanguageModel, idx: Tensor, targets: Tensor, config: TrainConfig) -> float:
     """Fill in the gradient of the mean loss over the batch, some rows at a time, and return that loss."""
     model.zero_grad(set_to_none=True)
     rows, total = config.micro_batch_size or len(idx), torch.zeros((), device=idx.device)
     for part, part_targets in zip(idx.split(rows), targets.split(rows), strict=True):
-        with torch.autocast(idx.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with in_precision(config, idx.device):
             logits = model(part)
         loss = cross_entropy(logits.float(), part_targets) * len(part) / len(idx)
         loss.backward()
@@ -224,7 +229,8 @@ def _gradient(model: LanguageModel, idx: Tensor, targets: Tensor, config: TrainC
 def _measure(model: LanguageModel, train_ids: Tensor, val_ids: Tensor, config: TrainConfig, state: TrainState) -> None:
     """Add a point to the history. The batches are the same every time, so that the curve is smooth."""
     for ids, losses in ((train_ids, state.history.train_losses), (val_ids, state.history.val_losses)):
-        losses.append(estimate_loss(model, ids, config.batch_size, config.eval_batches, config.seed + 1))
+        with in_precision(config, ids.device):
+            losses.append(estimate_loss(model, ids, config.batch_size, config.eval_batches, config.seed + 1))
     state.history.steps.append(state.step)
     state.history.seconds.append(round(state.seconds, 3))
 
@@ -234,7 +240,7 @@ def estimate_loss(model: LanguageModel, ids: Tensor, batch_size: int = 32, batch
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model):
         losses = [
-            cross_entropy(model(idx), targets).item()
+            cross_entropy(model(idx).float(), targets).item()
             for idx, targets in (get_batch(ids, batch_size, model.config.block_size, generator) for _ in range(batches))
         ]
     return sum(losses) / len(losses)

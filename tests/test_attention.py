@@ -7,6 +7,7 @@ from torch import nn
 
 import minigpt.attention
 from minigpt import Head, MultiHeadAttention, attention_weights
+from minigpt.attention import attend
 from minigpt.generation import LayerCache
 
 B, T, C, N_HEAD = 3, 7, 24, 4
@@ -140,6 +141,26 @@ def test_the_fast_path_equals_the_explicit_weights():
     v = attention.project(x)[2]
     mixed = (attention.weights(x) @ v).transpose(1, 2).reshape(B, T, C)
     torch.testing.assert_close(attention(x), attention.proj(mixed), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [T, 3, 1])
+def test_attending_equals_the_explicit_weights_in_16_bits_as_well(queries):
+    q, k, v = torch.randn(B, N_HEAD, queries, 6), torch.randn(B, N_HEAD, T, 6), torch.randn(B, N_HEAD, T, 6)
+    expected = attention_weights(q, k) @ v
+    torch.testing.assert_close(attend(q, k, v), expected, atol=1e-5, rtol=1e-5)
+    in_16_bits = attend(*(part.bfloat16() for part in (q, k, v)))
+    assert in_16_bits.dtype == torch.bfloat16
+    torch.testing.assert_close(in_16_bits.float(), expected, atol=0.03, rtol=0.03)
+
+
+def test_dropout_on_the_weights_takes_some_and_keeps_the_mean(monkeypatch):
+    q, k, v = torch.randn(B, N_HEAD, T, 6), torch.randn(B, N_HEAD, T, 6), torch.randn(B, N_HEAD, T, 6)
+    exact = attention_weights(q, k) @ v
+    mean = sum(attend(q, k, v, 0.5) for _ in range(2000)) / 2000
+    torch.testing.assert_close(mean, exact, atol=0.15, rtol=0.0)
+    keep = torch.rand(B, N_HEAD, T, T) > 0.5
+    monkeypatch.setattr(minigpt.attention, "dropout", lambda weights, p: weights * keep / (1 - p))
+    torch.testing.assert_close(attend(q, k, v, 0.5), (attention_weights(q, k) * keep * 2) @ v, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [[7], [1] * 7, [3, 4], [4, 2, 1]])

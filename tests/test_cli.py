@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -228,15 +229,24 @@ def test_two_processes_get_the_losses_of_one(text_file, tmp_path):
     assert one["history"]["val_losses"][-1] < one["history"]["val_losses"][0] - 0.1
 
 
+def test_each_process_draws_its_own_dropout_also_when_it_goes_on(text_file, tmp_path, monkeypatch):
+    sizes = ["--n-embd=16", "--n-layer=1", "--block-size=16", "--steps=2", "--dropout=0.2"]
+    words = ["train", "--preset=gpt-laptop", "--data", str(text_file), "--device=cpu", *sizes]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    draws = []
+    monkeypatch.setattr(cli, "_run", lambda *args: draws.append(torch.rand(9)) or 0)
+    for rank in (0, 1, 2):
+        monkeypatch.setattr(cli, "processes", lambda device, rank=rank: nullcontext(Processes(rank, 3, rank)))
+        assert main([*words, "--out", str(tmp_path / f"new-{rank}")]) == 0
+        for steps in ("3", "4"):
+            again = ["train", "--resume", str(tmp_path / "run"), "--data", str(text_file), "--steps", steps]
+            assert main(again) == 0
+    same = [(a, b) for a in range(9) for b in range(a) if draws[a].equal(draws[b])]
+    assert same == [(2, 1), (5, 4), (8, 7)]  # only where rank and step are the same
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(text_file, tmp_path, monkeypatch, capsys):
-    class Two:
-        def __enter__(self):
-            return Processes(0, 2, 0)
-
-        def __exit__(self, *error):
-            return None
-
-    monkeypatch.setattr(cli, "processes", lambda device: Two())
+    monkeypatch.setattr(cli, "processes", lambda device: nullcontext(Processes(0, 2, 0)))
     words = ["train", "--preset", "bigram", "--data", text_file, "--batch-size", "7", "--out", tmp_path / "x"]
     assert "batch_size 7 cannot be shared by 2 processes evenly" in complaint(capsys, *words)
 

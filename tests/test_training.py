@@ -141,7 +141,10 @@ def test_bfloat16_computes_in_16_bits_and_keeps_weights_in_32(model, ids):
     model.head.register_forward_hook(lambda module, args, out: seen.append((model.training, out.dtype)))
     train(model, ids, ids, replace(QUICK, steps=2, precision="bfloat16"), progress=False)
     assert {dtype for training, dtype in seen if training} == {torch.bfloat16}
-    assert {dtype for training, dtype in seen if not training} == {torch.float32}
+    assert {dtype for training, dtype in seen if not training} == {torch.bfloat16}  # the estimates on the way
+    seen.clear()
+    evaluate(model, ids)
+    assert {dtype for _, dtype in seen} == {torch.float32}  # what is quoted
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 

@@ -163,6 +163,8 @@ def _train(args: argparse.Namespace) -> int:
         if run.state.step >= run.config.steps:
             print(f"This run is finished ({run.config.steps} steps). To go on, add --steps with a larger number.")
             return 0
+        if team.rank:  # each process draws its own dropout, also when it goes on
+            torch.manual_seed(run.config.seed + team.rank + team.count * run.state.step)
         folder = args.resume or (_free_folder(args) if team.is_first else Path())
         return _run(run, folder, team, args.save_every, text)
 
@@ -178,8 +180,6 @@ def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> R
     config = replace(preset.config, **recipe)
     torch.manual_seed(config.seed)
     model = BUILD[preset.model]({"vocab_size": tokenizer.vocab_size, **preset.sizes, **sizes}).to(device)
-    if team.rank:
-        torch.manual_seed(config.seed + team.rank)  # each process draws its own dropout
     if precision == "auto":
         rows = min(4, config.micro_batch_size or config.batch_size)
         precision = team.agree(faster_precision(model, rows) if team.is_first else "")

@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from minigpt import GPT, CharTokenizer, GPTConfig, cross_entropy, generate, get_batch, stream
+from minigpt.attention import attend
 from minigpt.run.checkpoint import BUILD
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import faster_precision
@@ -190,3 +193,23 @@ def test_the_ratios(capsys):
         print("\n" + "\n".join(lines))
     assert min(against_hugging_face[:3]) >= 3  # at 0.8 M; at 10.8 M both mostly wait for the same matrix products
     assert max(against_no_cache) >= 15  # the larger the model, the more the cache saves
+
+
+@pytest.mark.parametrize(("dtype", "p"), [(torch.float32, 0.2), (torch.bfloat16, 0.2), (torch.bfloat16, 0.0)])
+def test_attending_on_a_processor_is_faster_than_the_fused_function(dtype, p, capsys):
+    """Forward and backward, of 16 rows of the full model: the reason for the two ways in `attend`."""
+    shape = (16, PRESETS["gpt"].sizes["block_size"], FULL["n_head"], FULL["n_embd"] // FULL["n_head"])
+    q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+
+    def both(function: Callable[..., torch.Tensor]) -> Callable[[], float]:
+        def call() -> None:
+            out = function(*(part.transpose(1, 2) for part in (q, k, v)))
+            out.backward(out)
+
+        return lambda: seconds(call)
+
+    fused = both(partial(F.scaled_dot_product_attention, dropout_p=p, is_causal=True))
+    gain = ratio(fused, both(partial(attend, p=p)), turns=5)
+    with capsys.disabled():
+        print(f"\nattention in training, {dtype}, dropout {p}: {gain:.1f} times the speed of torch's fused function")
+    assert gain > 1
