@@ -51,8 +51,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
         returns: (..., T_q, head_size)
     """
     T_q, T_k = q.size(-2), k.size(-2)
-    if q.device.type == "cpu" and (p > 0 or q.dtype == torch.bfloat16):
-        future = torch.zeros(T_q, T_k, dtype=q.dtype).masked_fill_(~causal_mask(T_q, T_k), float("-inf"))
+    if v.device.type == "cpu" and (p > 0 or v.dtype == torch.bfloat16):
+        future = torch.zeros(T_q, T_k, dtype=v.dtype).masked_fill_(~causal_mask(T_q, T_k), float("-inf"))
         scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)  # (..., T_q, T_k); fewer numbers to scale
         return dropout(scores.add_(future).softmax(dim=-1), p) @ v
     mask = causal_mask(T_q, T_k, q.device) if 1 < T_q < T_k else None  # one query may see every key

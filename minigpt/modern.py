@@ -46,7 +46,7 @@ def rotate(x: Tensor, start: int = 0) -> Tensor:
     T, half = x.size(-2), x.size(-1) // 2
     speeds = BASE ** -torch.linspace(0, 1, half, device=x.device)  # (half,) radians a position
     angles = torch.arange(start, start + T, device=x.device)[:, None] * speeds  # (T, half)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.split(half, dim=-1)  # each (..., T, half)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 

@@ -272,6 +272,16 @@ def test_the_precision_is_measured_and_nothing_changes():
     assert torch.equal(rng, torch.get_rng_state())
 
 
+@pytest.mark.parametrize(("preset", "rows"), [("gpt", 8), ("modern-laptop", 16), ("modern-coffee", 8)])
+def test_the_precision_is_measured_on_enough_symbols(preset, rows, text_file, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "faster_precision", lambda model, rows: asked.append(rows) or "bfloat16")
+    monkeypatch.setattr(cli, "_run", lambda run, *rest: asked.append(run.config.precision) or 0)
+    words = ["train", "--preset", preset, "--data", str(text_file), "--device=cpu", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert asked == [rows, "bfloat16"]
+
+
 @pytest.mark.parametrize(("times", "choice"), [((1.0, 0.5), "bfloat16"), ((1.0, 0.95), "float32"), ((1, 2), "float32")])
 def test_sixteen_bits_are_taken_where_they_gain_a_tenth(times, choice, monkeypatch):
     seconds = dict(zip((torch.float32, torch.bfloat16), times, strict=True))

@@ -200,6 +200,23 @@ def test_its_parameters_piece_by_piece():
     assert sum(p.numel() for p in model.parameters()) == 2 * V * C + C + layers * (4 * C * C + 2 * 4 * C * C)
 
 
+def test_in_16_bits_attention_is_computed_in_16_bits(small_modern, monkeypatch):
+    """A rotation in 32 bits would make the products slow again, and nothing would fail."""
+    seen = []
+
+    def attend(q, k, v):
+        seen.append({part.dtype for part in (q, k, v)})
+        return v
+
+    monkeypatch.setattr(modern, "attend", attend)
+    idx = torch.zeros(1, 5, dtype=torch.long)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        small_modern(idx)
+    assert seen == [{torch.bfloat16}] * small_modern.config.n_layer
+    small_modern(idx)
+    assert seen[-1] == {torch.float32}
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="n_embd / n_head is 3: rotary positions need an even size"):
         ModernGPT(GPTConfig(n_embd=12, n_head=4))

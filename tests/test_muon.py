@@ -52,11 +52,11 @@ def test_planted_in_the_orthogonalization(wrong, monkeypatch):
         assert_directions_stay_and_lengths_even_out()
 
 
-def assert_steps_are_torchs():
-    """Torch's own Muon computes the iteration in 16 bits: equal but for their rounding."""
+def assert_steps_are_torchs(dtype=torch.float32):
+    """Torch's own Muon computes the iteration in 16 bits: equal but for the rounding."""
     for shape in SHAPES:
         mine, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
-        ours = Muon([mine], lr=0.02, momentum=0.9, weight_decay=0.5)
+        ours = Muon([mine], lr=0.02, momentum=0.9, weight_decay=0.5, dtype=dtype)
         other = torch.optim.Muon([theirs], lr=0.02, momentum=0.9, weight_decay=0.5, nesterov=True)
         for _ in range(4):
             mine.grad = torch.randn(shape)
@@ -65,10 +65,12 @@ def assert_steps_are_torchs():
             other.step()
         moved, rounding = (theirs - 1).abs().mean(), (mine - theirs).abs().mean()
         assert rounding < 0.02 * moved
+        assert mine.dtype == ours.state[mine]["mean"].dtype == torch.float32  # only the products are in 16 bits
 
 
-def test_steps_are_torchs():
-    assert_steps_are_torchs()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_are_torchs(dtype):
+    assert_steps_are_torchs(dtype)
 
 
 @pytest.mark.parametrize(

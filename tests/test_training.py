@@ -121,6 +121,12 @@ def test_muon_trains_the_matrices_of_the_blocks_and_adamw_the_rest(ids):
     assert evaluate(model, ids) < before - 0.3
 
 
+def test_muons_products_have_the_precision_of_the_config(model):
+    for precision in ("float32", "bfloat16"):
+        _, muon = start(model, replace(QUICK, optimizer="muon", precision=precision)).optimizers
+        assert str(muon.dtype) == f"torch.{precision}"
+
+
 def test_the_gradient_is_clipped(ids):
     def step_of(grad_clip):
         torch.manual_seed(0)

@@ -43,7 +43,7 @@ PRESETS = {
         TrainConfig(steps=2000, batch_size=12, learning_rate=3e-3),
     ),
     "gpt": Preset(
-        "the full GPT, 10.8 million parameters: minutes on a GPU, many hours on a CPU",
+        "the full GPT, 10.8 million parameters: minutes on a GPU, hours on a CPU",
         "GPT",
         {"block_size": 256, "n_embd": 384, "n_head": 6, "n_layer": 6, "dropout": 0.2},
         TrainConfig(steps=5000, batch_size=64, learning_rate=3e-4, micro_batch_size=16, eval_batches=5),
@@ -53,10 +53,11 @@ PRESETS = {
         "gpt-laptop's size with everything of chapter 10: a minute and a half on two CPU cores",
         "ModernGPT",
         {"block_size": 128, "n_embd": 128, "n_head": 4, "n_layer": 4, "dropout": 0.0},
-        replace(MODERN, steps=700, weight_decay=0.01, eval_every=100),
+        replace(MODERN, steps=900, weight_decay=0.01, eval_every=50),
+        precision="auto",
     ),
     "modern-coffee": Preset(
-        "a sixth of the full model's size, in the time of a coffee: about ten minutes on two CPU cores",
+        "a sixth of the full model's size, in the time of a coffee: under ten minutes on two CPU cores",
         "ModernGPT",
         {"block_size": 256, "n_embd": 192, "n_head": 6, "n_layer": 4, "dropout": 0.1},
         replace(MODERN, steps=1500, weight_decay=0.1, eval_every=150),
