@@ -41,21 +41,25 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
-    """attention_weights(q, k) @ v, with dropout p on the weights, in the way that takes the least time.
+    """attention_weights(q, k) @ v, with dropout p on the weights, in the faster of two ways.
 
-    That is torch's fused function; but on a CPU, with dropout or in 16 bits, the plain products.
+    That is torch's fused function; but on a CPU, with dropout or in bfloat16, the plain products train faster. They
+    need more memory: they keep all the weights.
 
     Shapes:
         q: (..., T_q, head_size)
         k, v: (..., T_k, head_size), T_k >= T_q
         returns: (..., T_q, head_size)
+
+    Raises:
+        ValueError: there are more queries than keys.
     """
     T_q, T_k = q.size(-2), k.size(-2)
     if v.device.type == "cpu" and (p > 0 or v.dtype == torch.bfloat16):
-        future = torch.zeros(T_q, T_k, dtype=v.dtype).masked_fill_(~causal_mask(T_q, T_k), float("-inf"))
+        future = v.new_zeros(T_q, T_k).masked_fill_(~causal_mask(T_q, T_k, v.device), float("-inf"))
         scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)  # (..., T_q, T_k); fewer numbers to scale
         return dropout(scores.add_(future).softmax(dim=-1), p) @ v
-    mask = causal_mask(T_q, T_k, q.device) if 1 < T_q < T_k else None  # one query may see every key
+    mask = None if T_q in (1, T_k) else causal_mask(T_q, T_k, q.device)  # one query may see every key
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=T_q == T_k)
 
 

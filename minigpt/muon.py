@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
         params: matrices, (rows, columns) each.
         lr: how far a step goes; as every update has the same size, it does not depend on the model's.
         momentum: share of the running mean that is kept.
-        dtype: the precision of the products; 16 bits are enough for a direction, and as Jordan et al. do it.
+        dtype: of the products. 16 bits are enough for a direction; Jordan et al. take no more.
 
     Raises:
         ValueError: a parameter is no matrix.
@@ -55,8 +55,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.dtype = dtype
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dtype": dtype})
         for group in self.param_groups:
             group["params"].sort(key=lambda p: tuple(p.shape))
             for p in group["params"]:
@@ -72,7 +71,7 @@ class Muon(torch.optim.Optimizer):
                 params = list(same_shape)
                 gradients = torch.stack([p.grad for p in params])  # (n, rows, columns)
                 means = torch.stack([self._mean(p).lerp_(p.grad, 1 - momentum) for p in params])
-                updates = orthogonalize(gradients.lerp(means, momentum).to(self.dtype))  # one step ahead (Nesterov)
+                updates = orthogonalize(gradients.lerp(means, momentum).to(group["dtype"]))  # one step ahead (Nesterov)
                 rows, columns = params[0].shape
                 for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - lr * group["weight_decay"])

@@ -42,7 +42,7 @@ class TrainConfig:
     beta2: float = 0.99
     grad_clip: float = 1.0  # the largest norm of the gradient
     micro_batch_size: int | None = None  # rows computed at once; fewer need less memory and give the same gradient
-    precision: str = "float32"  # or "bfloat16": matrix products in 16 bits, weights in 32
+    precision: str = "float32"  # or "bfloat16": products in 16 bits, in steps and estimates; weights in 32
     eval_every: int = 250
     eval_batches: int = 20
     seed: int = 1337
@@ -209,9 +209,9 @@ def train(
     return state.history
 
 
-def in_precision(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """A `with` inside which matrix products have the precision of the config."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """A `with` inside which matrix products have this precision, 'float32' or 'bfloat16'."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _gradient(model: LanguageModel, idx: Tensor, targets: Tensor, config: TrainConfig) -> float:
@@ -219,7 +219,7 @@ def _gradient(model: LanguageModel, idx: Tensor, targets: Tensor, config: TrainC
     model.zero_grad(set_to_none=True)
     rows, total = config.micro_batch_size or len(idx), torch.zeros((), device=idx.device)
     for part, part_targets in zip(idx.split(rows), targets.split(rows), strict=True):
-        with in_precision(config, idx.device):
+        with autocast(config.precision, idx.device):
             logits = model(part)
         loss = cross_entropy(logits.float(), part_targets) * len(part) / len(idx)
         loss.backward()
@@ -230,7 +230,7 @@ def _gradient(model: LanguageModel, idx: Tensor, targets: Tensor, config: TrainC
 def _measure(model: LanguageModel, train_ids: Tensor, val_ids: Tensor, config: TrainConfig, state: TrainState) -> None:
     """Add a point to the history. The batches are the same every time, so that the curve is smooth."""
     for ids, losses in ((train_ids, state.history.train_losses), (val_ids, state.history.val_losses)):
-        with in_precision(config, ids.device):
+        with autocast(config.precision, ids.device):
             losses.append(estimate_loss(model, ids, config.batch_size, config.eval_batches, config.seed + 1))
     state.history.steps.append(state.step)
     state.history.seconds.append(round(state.seconds, 3))

@@ -153,6 +153,21 @@ def test_attending_equals_the_explicit_weights_in_16_bits_as_well(queries):
     torch.testing.assert_close(in_16_bits.float(), expected, atol=0.03, rtol=0.03)
 
 
+def test_more_queries_than_keys_cannot_attend():
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ValueError, match="there are 3 queries but only 2 keys"):
+            attend(*(torch.randn(1, T, 4, dtype=dtype) for T in (3, 2, 2)))
+
+
+def test_many_heads_drop_weights_in_training_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(minigpt.attention, "attend", lambda q, k, v, p: asked.append(p) or v)
+    attention, x = MultiHeadAttention(C, N_HEAD, dropout=0.3), torch.randn(B, T, C)
+    attention(x)
+    attention.eval()(x)
+    assert asked == [0.3, 0.0]
+
+
 def test_dropout_on_the_weights_takes_some_and_keeps_the_mean(monkeypatch):
     q, k, v = torch.randn(B, N_HEAD, T, 6), torch.randn(B, N_HEAD, T, 6), torch.randn(B, N_HEAD, T, 6)
     exact = attention_weights(q, k) @ v

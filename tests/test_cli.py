@@ -272,9 +272,15 @@ def test_the_precision_is_measured_and_nothing_changes():
     assert torch.equal(rng, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("preset", "rows"), [("gpt", 8), ("modern-laptop", 16), ("modern-coffee", 8)])
-def test_the_precision_is_measured_on_enough_symbols(preset, rows, text_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("preset", "count", "rows"), [("gpt", 1, 16), ("modern-laptop", 1, 16), ("modern-coffee", 2, 8)]
+)
+def test_auto_takes_the_precision_measured_on_the_rows_of_one_pass(
+    preset, count, rows, text_file, tmp_path, monkeypatch
+):
     asked = []
+    monkeypatch.setattr(Processes, "agree", lambda self, value: value)
+    monkeypatch.setattr(cli, "processes", lambda device: nullcontext(Processes(0, count, 0)))
     monkeypatch.setattr(cli, "faster_precision", lambda model, rows: asked.append(rows) or "bfloat16")
     monkeypatch.setattr(cli, "_run", lambda run, *rest: asked.append(run.config.precision) or 0)
     words = ["train", "--preset", preset, "--data", str(text_file), "--device=cpu", "--out", str(tmp_path)]
@@ -282,9 +288,17 @@ def test_the_precision_is_measured_on_enough_symbols(preset, rows, text_file, tm
     assert asked == [rows, "bfloat16"]
 
 
+@pytest.mark.parametrize(("rows", "block_size", "measured"), [(16, 256, 8), (4, 256, 4), (64, 128, 16), (3, 4096, 1)])
+def test_the_precision_is_measured_on_2048_symbols_at_most(rows, block_size, measured, monkeypatch):
+    model, seen = GPT(GPTConfig(block_size=block_size, n_embd=8, n_head=1, n_layer=1)), set()
+    model.register_forward_pre_hook(lambda module, args: seen.add(tuple(args[0].shape)))
+    processes.faster_precision(model, rows)
+    assert seen == {(measured, block_size)}
+
+
 @pytest.mark.parametrize(("times", "choice"), [((1.0, 0.5), "bfloat16"), ((1.0, 0.95), "float32"), ((1, 2), "float32")])
 def test_sixteen_bits_are_taken_where_they_gain_a_tenth(times, choice, monkeypatch):
-    seconds = dict(zip((torch.float32, torch.bfloat16), times, strict=True))
-    monkeypatch.setattr(processes, "_seconds", lambda work, dtype, device: seconds[dtype])
+    seconds = dict(zip(("float32", "bfloat16"), times, strict=True))
+    monkeypatch.setattr(processes, "_seconds", lambda work, precision, device: seconds[precision])
     model = GPT(GPTConfig(block_size=8, n_embd=16, n_head=2, n_layer=1))
     assert processes.faster_precision(model, 2) == choice

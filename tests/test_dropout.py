@@ -95,7 +95,7 @@ class Draws:
     def __getattr__(self, name):
         return getattr(torch, name)
 
-    def empty(self, size, dtype):
+    def empty(self, size, dtype, device):
         spoiled = self
 
         class Numbers:

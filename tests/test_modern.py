@@ -10,7 +10,7 @@ from test_gpt import assert_the_future_is_hidden
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from minigpt import CharTokenizer, GPTConfig, ModernGPT, cross_entropy, load_model, modern, save_model
+from minigpt import CharTokenizer, GPTConfig, ModernGPT, cross_entropy, generate, load_model, modern, save_model
 from minigpt.modern import ModernAttention, ModernBlock, rms_norm, rotate
 from minigpt.view.explorer import attention_explorer
 
@@ -215,6 +215,11 @@ def test_in_16_bits_attention_is_computed_in_16_bits(small_modern, monkeypatch):
     assert seen == [{torch.bfloat16}] * small_modern.config.n_layer
     small_modern(idx)
     assert seen[-1] == {torch.float32}
+
+
+def test_a_model_in_16_bits_writes_the_same_with_and_without_a_cache(small_modern):
+    short, idx = small_modern.bfloat16(), torch.zeros(1, 3, dtype=torch.long)
+    assert generate(short, idx, 5, temperature=0).equal(generate(short, idx, 5, temperature=0, cache=False))
 
 
 def test_what_does_not_fit_is_refused():

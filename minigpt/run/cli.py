@@ -181,8 +181,7 @@ def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> R
     torch.manual_seed(config.seed)
     model = BUILD[preset.model]({"vocab_size": tokenizer.vocab_size, **preset.sizes, **sizes}).to(device)
     if precision == "auto":
-        most = max(1, 2048 // model.config.block_size)  # with fewer symbols the time goes into starting operations
-        rows = min(most, config.micro_batch_size or config.batch_size)
+        rows = config.micro_batch_size or max(1, config.batch_size // team.count)
         precision = team.agree(faster_precision(model, rows) if team.is_first else "")
     config = replace(config, precision=precision)
     return Run(args.preset, model, tokenizer, config, text_sha256(text), start(model, config))

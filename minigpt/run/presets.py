@@ -50,14 +50,14 @@ PRESETS = {
         precision="auto",
     ),
     "modern-laptop": Preset(
-        "gpt-laptop's size with everything of chapter 10: a minute and a half on two CPU cores",
+        "gpt-laptop's size, everything of chapter 10: a minute and a half on two CPU cores that multiply in 16 bits",
         "ModernGPT",
         {"block_size": 128, "n_embd": 128, "n_head": 4, "n_layer": 4, "dropout": 0.0},
         replace(MODERN, steps=900, weight_decay=0.01, eval_every=50),
         precision="auto",
     ),
     "modern-coffee": Preset(
-        "a sixth of the full model's size, in the time of a coffee: under ten minutes on two CPU cores",
+        "a sixth of the full model's size, in the time of a coffee: under ten minutes on two such cores",
         "ModernGPT",
         {"block_size": 256, "n_embd": 192, "n_head": 6, "n_layer": 4, "dropout": 0.1},
         replace(MODERN, steps=1500, weight_decay=0.1, eval_every=150),

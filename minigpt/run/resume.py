@@ -1,7 +1,8 @@
 """Runs that survive: a folder that holds everything needed to go on after a crash, a power cut or Ctrl-C.
 
 `run.safetensors` holds one moment of a run, whole: weights, optimizer, generators, step and history. It is replaced
-atomically, so a run killed at any moment goes on from the last one, with the same bits as if it had never stopped.
+atomically, so a run killed at any moment goes on from the last one: one process on a CPU with the same bits as if it
+had never stopped.
 """
 
 import hashlib

@@ -90,7 +90,7 @@ def stop(state: object) -> None:
 def test_training_step(benchmark, name):
     preset = PRESETS[name]
     model, ids = BUILD[preset.model]({"vocab_size": 65, **preset.sizes}), torch.randint(65, (10_000,))
-    precision = faster_precision(model, 4) if preset.precision == "auto" else preset.precision
+    precision = faster_precision(model, preset.config.batch_size) if preset.precision == "auto" else preset.precision
     config = replace(preset.config, precision=precision, steps=10**9, eval_every=10**9)
     state = start(model, config)
     state.history = History([0], [0.0], [0.0], [0.0])  # nothing is measured on the way
