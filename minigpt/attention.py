@@ -36,8 +36,8 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     if q.size(-1) != k.size(-1):
         raise ValueError(f"q has head_size {q.size(-1)} and k has {k.size(-1)}: they must be equal")
     mask = causal_mask(q.size(-2), k.size(-2), q.device)
-    scores = q @ k.transpose(-2, -1) * q.size(-1) ** -0.5  # (..., T_q, T_k)
-    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)  # (..., T_q, T_k); scaling q first scales fewer numbers
+    return scores.masked_fill_(~mask, float("-inf")).softmax(dim=-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
@@ -54,11 +54,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
     Raises:
         ValueError: there are more queries than keys.
     """
-    T_q, T_k = q.size(-2), k.size(-2)
     if v.device.type == "cpu" and (p > 0 or v.dtype == torch.bfloat16):
-        future = v.new_zeros(T_q, T_k).masked_fill_(~causal_mask(T_q, T_k, v.device), float("-inf"))
-        scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)  # (..., T_q, T_k); fewer numbers to scale
-        return dropout(scores.add_(future).softmax(dim=-1), p) @ v
+        return dropout(attention_weights(q, k), p) @ v
+    T_q, T_k = q.size(-2), k.size(-2)
     mask = None if T_q in (1, T_k) else causal_mask(T_q, T_k, q.device)  # one query may see every key
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=T_q == T_k)
 

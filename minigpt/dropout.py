@@ -23,9 +23,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
     limit = round(p * 2**16)
     if x.device.type != "cpu" or not 0 < limit < 2**16:
         return F.dropout(x, p)
-    draws = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(
-        -(2**63), None
-    )  # every bit is random
+    # From the lowest number to the highest, so that every bit is random:
+    draws = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
     numbers = draws.view(torch.int16)[: x.numel()].view(x.shape)  # from -2**15 to 2**15 - 1, each as likely
     keep = (numbers >= limit - 2**15).to(x.dtype)
     return x * keep.mul_(1 / (1 - limit / 2**16))

@@ -115,7 +115,7 @@ def start(model: nn.Module, config: TrainConfig) -> TrainState:
         AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     ]
     if inside:
-        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        dtype = getattr(torch, config.precision)
         optimizers.append(Muon(inside, config.muon_rate, weight_decay=config.weight_decay, dtype=dtype))
     return TrainState(optimizers, torch.Generator().manual_seed(config.seed))
 

@@ -7,21 +7,19 @@ Part of `make benchmark`; takes about six minutes. With `RECORD=1 make benchmark
 import hashlib
 import json
 import os
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from test_speed import SMALL, theirs
+from test_speed import SMALL, config_of, theirs
 from torch import Tensor
 
 from minigpt import CharTokenizer, evaluate, split, train
 from minigpt.bigram import LanguageModel
 from minigpt.run.checkpoint import BUILD, write_bytes
 from minigpt.run.presets import PRESETS
-from minigpt.run.processes import faster_precision
 from minigpt.text import SHA256
 from minigpt.training import History
 
@@ -61,10 +59,7 @@ def test_loss_against_time(book_text, capsys):
         preset = PRESETS[name if name in QUICK else "gpt-laptop"]
         torch.manual_seed(preset.config.seed)
         model = BUILD[preset.model]({"vocab_size": 65, **preset.sizes}) if name in QUICK else HuggingFace()
-        config = preset.config
-        if preset.precision == "auto":
-            config = replace(config, precision=faster_precision(model, config.batch_size))
-        history = train(model, train_ids, val_ids, config, progress=False)
+        history = train(model, train_ids, val_ids, config_of(preset, model), progress=False)
         table.append({
             "name": name,
             "parameters": sum(p.numel() for p in model.parameters()),

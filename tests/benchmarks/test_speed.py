@@ -21,10 +21,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from minigpt import GPT, CharTokenizer, GPTConfig, cross_entropy, generate, get_batch, stream
 from minigpt.attention import attend
+from minigpt.bigram import LanguageModel
 from minigpt.run.checkpoint import BUILD
-from minigpt.run.presets import PRESETS
+from minigpt.run.presets import PRESETS, Preset
 from minigpt.run.processes import faster_precision
-from minigpt.training import History, start, train
+from minigpt.training import History, TrainConfig, start, train
 
 torch.set_num_threads(os.cpu_count() or 1)  # the other tests use one
 
@@ -78,6 +79,13 @@ def test_generation_of_hugging_face(benchmark, T):
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def config_of(preset: Preset, model: LanguageModel) -> TrainConfig:
+    """The preset's recipe, in the precision that the command line would choose here."""
+    rows = preset.config.micro_batch_size or preset.config.batch_size
+    precision = faster_precision(model, rows) if preset.precision == "auto" else preset.precision
+    return replace(preset.config, precision=precision)
+
+
 class OneStep(Exception):
     """Ends a training after a step, before anything is evaluated."""
 
@@ -90,8 +98,7 @@ def stop(state: object) -> None:
 def test_training_step(benchmark, name):
     preset = PRESETS[name]
     model, ids = BUILD[preset.model]({"vocab_size": 65, **preset.sizes}), torch.randint(65, (10_000,))
-    precision = faster_precision(model, preset.config.batch_size) if preset.precision == "auto" else preset.precision
-    config = replace(preset.config, precision=precision, steps=10**9, eval_every=10**9)
+    config = replace(config_of(preset, model), steps=10**9, eval_every=10**9)
     state = start(model, config)
     state.history = History([0], [0.0], [0.0], [0.0])  # nothing is measured on the way
 
@@ -99,7 +106,7 @@ def test_training_step(benchmark, name):
         with suppress(OneStep):
             train(model, ids, ids, config, state=state, after_step=stop, progress=False)
 
-    benchmark.extra_info["precision"] = precision
+    benchmark.extra_info["precision"] = config.precision
     rounds = {"gpt": 2, "modern-coffee": 5}.get(name, 20)
     benchmark.pedantic(step, rounds=rounds, warmup_rounds=1)
 
