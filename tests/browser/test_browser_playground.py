@@ -64,6 +64,13 @@ def go(page: Any, address: str) -> None:
     page.wait_for_function("() => document.querySelector('.pg')?.dataset.first")
 
 
+def all_models(page: Any) -> int:
+    """Wait until every model of the book has arrived; how many there are."""
+    count = len(list(LAPTOP.parent.glob("*.safetensors")))
+    page.wait_for_function("count => document.querySelectorAll('#pg-model option').length === count", arg=count)
+    return count
+
+
 def text(page: Any) -> str:
     return page.evaluate(TEXT)
 
@@ -102,8 +109,7 @@ def same(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> N
 
 def test_one_model_comes_with_the_page_and_the_others_after_its_bars(page: Any, site: str) -> None:
     page.goto(f"{site}/{PAGE}")
-    count = len(list(LAPTOP.parent.glob("*.safetensors")))
-    page.wait_for_function("count => document.querySelectorAll('#pg-model option').length === count", arg=count)
+    count = all_models(page)
     later = page.evaluate(
         """() => performance.getEntriesByType('resource').filter(file => file.name.includes('/weights/'))
             .map(file => file.startTime > Number(document.querySelector('.pg').dataset.first) - 1)"""
@@ -172,6 +178,7 @@ def test_works_from_a_folder_and_under_a_path(browser: Any, tmp_path: Path) -> N
         page.on("requestfailed", lambda r, wrong=wrong: wrong.append(r.url))
         page.on("pageerror", lambda e, wrong=wrong: wrong.append(str(e)))
         go(page, f"{base}/{PAGE}")
+        all_models(page)  # what is still on its way when the net goes would fail
         context.set_offline(True)
         settled(page, lambda page=page: page.get_by_role("button", name="One symbol").click())
         page.wait_for_function("() => location.hash.includes('text=')")
