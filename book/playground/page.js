@@ -155,11 +155,13 @@ class Column {
 
   force(id) { // go on with this symbol after the chosen place
     stop();
+    const inside = this.place() + 1 < this.written; // the prompt: what is left of it is the new one
     this.ids = [...this.ids.slice(0, this.place() + 1), id];
     this.written = Math.min(this.written, this.ids.length - 1);
     this.surprise.length = Math.min(this.surprise.length, this.ids.length - 1);
     this.selected = null;
-    this.update().then(() => say(`${named(this.symbol(this.ids.length - 1))} written. ${this.expectation()}`));
+    if (inside && this === columns[0]) state.prompt = prompt.value = this.entry.tokenizer.decode(this.ids.slice(0, -1));
+    this.update().then(() => say(`${named(this.symbol(this.ids.length - 1))} written. ${this.expectation()}`)).catch(fault);
     save(true);
   }
 
@@ -170,7 +172,7 @@ class Column {
     this.job++;
     this.look().then(() => {
       if (index !== null) say(`${this.describe(index)}. ${this.expectation()}`);
-    });
+    }).catch(fault);
   }
 
   key(event) {
@@ -452,6 +454,10 @@ function tell(sentence, ...buttons) {
   message.replaceChildren(...(sentence ? [make("p", {}, sentence), ...buttons] : []));
 }
 
+function fault(error) { // what a model of the reader's own cannot do, for instance: its logits are not finite
+  tell(error.message);
+}
+
 // ---- generating ----------------------------------------------------------------------------------------------------
 
 function pace(done, began) {
@@ -479,12 +485,13 @@ async function start(n) {
       }
     }
   } catch (error) {
-    tell(error.message);
+    fault(error);
   }
   if (n > 1) status.textContent = pace(done, began);
   if (running === mine) stop();
-  await Promise.all(columns.map((column) => column.update()));
+  const read = await Promise.all(columns.map((column) => column.update())).then(() => true, fault);
   if (!running) grid.removeAttribute("aria-busy");
+  if (!read) return;
   say(n === 1 ? `${named(columns[0].symbol(columns[0].ids.length - 1))} written. ${columns[0].expectation()}`
     : `${done} symbols written, ending: ${columns[0].entry.tokenizer.decode(columns[0].ids.slice(-60))}`);
   save();
@@ -516,7 +523,7 @@ function restart(text = "") { // every column reads the prompt anew
   status.textContent = "";
   for (const column of columns) {
     column.set(state.prompt, text);
-    column.update();
+    column.update().catch(fault);
   }
 }
 

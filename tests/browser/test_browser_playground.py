@@ -264,6 +264,20 @@ def test_a_bar_branches_and_back_returns(play: Any) -> None:
     play.wait_for_function(f"() => ({TEXT})() === {long!r}".replace("\\n", "\\n"))
 
 
+def test_a_branch_inside_the_prompt_is_kept_by_the_address(play: Any) -> None:
+    """Cut within the prompt, the rest of the prompt is the new one: what is shared is what is seen."""
+    settled(play, lambda: play.locator(".pg-text span").nth(3).click())
+    settled(play, lambda: play.locator(".pg-bar").nth(1).click())
+    branch = text(play)
+    assert branch[:-1] == PROMPT[:4] == play.get_by_label("Prompt").input_value()
+    settled(play, lambda: play.get_by_role("button", name="One symbol").click())
+    play.wait_for_function("() => (new URLSearchParams(location.hash.slice(1)).get('text') || '').length === 2")
+    given, written = play.evaluate("() => location.href"), text(play)
+    assert written.startswith(branch)
+    go(play, given)
+    assert text(play) == written
+
+
 def test_the_address_holds_the_state(play: Any, site: str) -> None:
     address = f"{site}/{PAGE}#prompt=ROMEO%3A%0A&text=What&t=1.5&k=7&p=0.9&seed=42&with=bigram&off=0.1+2.3"
     go(play, address)
@@ -453,6 +467,20 @@ def test_wrong_files_get_a_sentence(play: Any, own: Path, tmp_path: Path) -> Non
         assert words in said, (name, said)
         assert play.locator(".pg-title").inner_text() == "gpt-laptop"
         assert bars(play) == before
+
+
+def test_a_model_that_diverged_says_so(play: Any, tmp_path: Path) -> None:
+    """A file of the right form whose numbers are none: one sentence, and the buttons are not left waiting."""
+    model = GPT(GPTConfig(3, 8, n_embd=8, n_head=2, n_layer=1))
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    file = save_model(model, tmp_path / "diverged.safetensors", CharTokenizer("abc"))
+    drop(play, file.name, file.read_bytes())
+    play.locator(".pg-title", has_text="diverged").wait_for()
+    play.get_by_label("Prompt").fill("abc")
+    play.locator(".pg-message", has_text="not finite").wait_for()
+    play.get_by_role("button", name="One symbol").click()
+    play.wait_for_function("() => !document.querySelector('[aria-busy]')")
+    assert "not finite" in play.locator(".pg-message").inner_text()
 
 
 def test_an_unknown_symbol(play: Any) -> None:
