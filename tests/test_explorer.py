@@ -126,6 +126,7 @@ def test_the_start_can_be_chosen(small_gpt: GPT, letters: CharTokenizer) -> None
     assert data_of(attention_explorer(small_gpt, "abc", letters))["start"] == [0, 0, 2]
     assert data_of(attention_explorer(small_gpt, "abc", letters, layer=1, head=3, position=1))["start"] == [1, 3, 1]
     assert data_of(attention_explorer(small_gpt, "abc", letters, head=None))["start"] == [0, 4, 2], "the mean is last"
+    assert data_of(AttentionExplorer(torch.eye(3), "abc", head=None))["start"] == [0, 0, 2], "one head is its own mean"
 
 
 @pytest.mark.parametrize("label", HOSTILE)

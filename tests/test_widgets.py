@@ -307,7 +307,7 @@ def test_every_control_has_a_label_and_the_vocabularies_agree(make: Any, model: 
 
 
 def test_a_model_without_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match="a BigramLanguageModel has no attention to look at"):
+    with pytest.raises(TypeError, match="a BigramLanguageModel has no attention to look at"):
         head_browser(BigramLanguageModel(15), TOKENIZER, "abc")  # type: ignore[arg-type]
 
 

@@ -110,13 +110,12 @@
     function best(count) {
       return data.labels
         .map((_, k) => [weight(layer, head, query, k), k])
-        .filter(([w]) => w >= 0.005)
         .sort((a, b) => b[0] - a[0] || b[1] - a[1])
         .slice(0, count);
     }
     function drawLists() {
       keysTitle.replaceChildren("query ", chip(query, "query"), " looks at → keys");
-      keys.replaceChildren(...best(5).map(([w, k]) =>
+      keys.replaceChildren(...best(5).filter(([w]) => w >= 0.005).map(([w, k]) =>
         bar(w, chip(k, "key"), make("span", { class: "where" }, distance(query, k)), make("span", { class: "p" }, w.toFixed(2)))));
       const target = read();
       const masked = data.causal && target > query;

@@ -60,7 +60,7 @@ class AttentionExplorer:
         position: int | None = None,
         title: str = "",
     ) -> None:
-        weights = torch.as_tensor(weights).detach().double().cpu()
+        weights = torch.as_tensor(weights).detach().cpu().double()
         weights = weights[(None,) * (4 - weights.dim())] if 2 <= weights.dim() < 4 else weights
         _check_weights(weights, labels)
         n_layer, n_head, T, _ = weights.shape
@@ -106,6 +106,7 @@ class AttentionExplorer:
         n_layer, n_head, T, _ = self.units.shape
         causal = not self.units.triu(1).any()
         kept = self.units[..., *torch.tril_indices(T, T)] if causal else self.units
+        mean = n_head if n_head > 1 else 0  # it has a column of its own behind the heads, if there are several
         data = {
             "title": self.title,
             "labels": [visible(label) for label in self.labels],
@@ -113,7 +114,7 @@ class AttentionExplorer:
             "heads": n_head,
             "causal": causal,
             "unit": self.unit,
-            "start": [self.layer, n_head if self.head is None else self.head, self.position],
+            "start": [self.layer, mean if self.head is None else self.head, self.position],
             "next": [[[visible(s), round(p, 4)] for s, p in guesses] for guesses in self.predictions or []],
             "weights": base64.b64encode(kept.numpy().astype("u1" if self.unit == BYTE else "<u2").tobytes()).decode(),
         }

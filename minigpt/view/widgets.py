@@ -90,11 +90,12 @@ def head_browser(model: GPT, tokenizer: CharTokenizer, text: str) -> widgets.VBo
     """Look where each head looks: sliders for layer and head, a line of text, and the map of its attention weights.
 
     Raises:
-        ValueError: the model has no attention to show, or the tokenizer has another number of symbols than the model.
+        TypeError: the model has no attention to show.
+        ValueError: the tokenizer has another number of symbols than the model.
     """
     _check_vocabulary(model, tokenizer)
     if not hasattr(model, "attention"):
-        raise ValueError(f"a {type(model).__name__} has no attention to look at: pass a GPT")
+        raise TypeError(f"a {type(model).__name__} has no attention to look at: pass a GPT")
     config = model.config
     line_of_text = widgets.Text(text, description="Text", continuous_update=False, **_wide())
     layer = _slider("Layer", config.n_layer)

@@ -233,6 +233,18 @@ def test_map_is_pointed_at(view: Any) -> None:
     assert symbol(view, 1, 3).get_attribute("aria-pressed") == "true"
 
 
+def test_a_head_that_looks_everywhere_alike(page: Any, tmp_path: Path) -> None:
+    """250 keys of less than half a percent each: none is listed, and the strongest, here the nearest, is read out."""
+    weights = torch.ones(250, 250).tril()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    AttentionExplorer(weights / weights.sum(1, keepdim=True), ["a"] * 250).save(tmp_path / "even.html")
+    page.goto((tmp_path / "even.html").as_uri())
+    assert "key a symbol" in readout(page, 0)
+    assert box(page, 0).locator(".lists li").count() == 0
+    assert faults == []
+
+
 def test_changes_are_spoken(view: Any) -> None:
     """The live region says what a sighted reader sees, with words for signs."""
     symbol(view, 0, 10).focus()
