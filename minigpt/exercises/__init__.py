@@ -7,9 +7,12 @@ recognizes. A notebook shows the sentence alone: the way there leads through the
 
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec
+
+import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 
@@ -23,12 +26,17 @@ class Mistake(AssertionError):
 
 
 def check(function: Callable[P, None]) -> Callable[P, None]:
-    """Decorate a check, so that what it asserts becomes a `Mistake`; an error inside the reader's function stays."""
+    """Decorate a check, so that what it asserts becomes a `Mistake`; an error inside the reader's function stays.
+
+    Every check draws the same numbers each time, and leaves torch's generator as the notebook had it.
+    """
 
     @functools.wraps(function)
     def checked(*inputs: P.args, **options: P.kwargs) -> None:
         try:
-            function(*inputs, **options)
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)
+                function(*inputs, **options)
         except AssertionError as error:
             last = traceback.extract_tb(error.__traceback__)[-1].filename
             if Path(last).parent != Path(__file__).parent:
@@ -46,7 +54,51 @@ def attempt(function: Callable[..., Any], *inputs: Any) -> Any:
         result = None
     if result is None or result is ...:
         print(f"Your turn: {function.__name__} returns nothing yet.")
+        return None
     return result
+
+
+def written(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Any) -> Tensor | None:
+    """What the reader's function returns, a tensor of this shape; None while it is not written."""
+    try:
+        result = attempt(function, *inputs)
+    except (RuntimeError, IndexError) as error:
+        sizes = ", ".join(str(tuple(i.shape)) for i in inputs if isinstance(i, Tensor)) or str(inputs)
+        stops = f"{function.__name__} stops with an error{line_of(function, error)} on inputs of shape {sizes}"
+        raise AssertionError(f"{stops}: {error}") from None
+    if result is None:
+        return None
+    assert isinstance(result, Tensor), f"{function.__name__} must return a tensor, not {describe(result)}"
+    assert tuple(result.shape) == shape, f"the shape is {tuple(result.shape)}: it must be {shape}"
+    assert result.is_floating_point(), f"the result holds {result.dtype}: it must hold floating-point numbers"
+    assert not result.isnan().any(), "the result holds nan: a whole row was masked, or infinity met infinity"
+    return result.detach()
+
+
+def compare(result: Tensor, wanted: Tensor, wrong: Mapping[str, Tensor | None], where: str = "") -> None:
+    """Pass where `result` is as wanted; otherwise name the mistake it looks like, or the first number that differs."""
+    recognize(result, wanted, wrong, where)
+    if close(result, wanted):
+        return
+    at = tuple(int(i) for i in (~((result - wanted).abs() <= 1e-4)).nonzero()[0])
+    place = f"at {at} stands" if at else "the answer is"
+    raise AssertionError(f"{where}{place} {result[at].item():.4f}: it must be {wanted[at].item():.4f}")
+
+
+def recognize(result: Tensor, wanted: Tensor, wrong: Mapping[str, Tensor | None], where: str = "") -> None:
+    """Raise with the name of the mistake that gives just this result, if it is known and the right one is another."""
+    if close(result, wanted):
+        return
+    for message, mistake in wrong.items():
+        assert mistake is None or not close(result, mistake), f"{where}{message}"
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def describe(thing: object) -> str:
+    return f"a {type(thing).__name__}"
 
 
 def line_of(function: Callable[..., Any], error: BaseException) -> str:

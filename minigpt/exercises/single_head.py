@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigpt.attention import attention_weights, causal_mask
-from minigpt.exercises import check, right
-from minigpt.exercises.attention_arithmetic import compare, written
+from minigpt.exercises import check, compare, right, written
 
 
 @check

@@ -23,7 +23,7 @@ def check_schedule(schedule: Callable[[int, int, int], float]) -> None:
         parts = []
         for step in range(steps):
             given = attempt(schedule, step, steps, warmup)
-            if given is None or given is ...:
+            if given is None:
                 return
             assert isinstance(given, int | float | Tensor), f"return one number, not {type(given).__name__}"
             assert not isinstance(given, Tensor) or given.numel() == 1, "return one number for one step"
@@ -97,7 +97,7 @@ def check_rotate(turn: Callable[[Tensor, int], Tensor]) -> None:
         x = torch.randn(shape, generator=generator)
         before = x.clone()
         given = attempt(turn, x, start)
-        if given is None or given is ...:
+        if given is None:
             return
         assert isinstance(given, Tensor), f"return one tensor, not {type(given).__name__}"
         assert given.shape == x.shape, f"the shape is {tuple(given.shape)}, but x has {tuple(shape)}"
@@ -161,7 +161,7 @@ def check_orthogonalize(even_out: Callable[[Tensor], Tensor]) -> None:
             told = rows > columns and "shape" in str(error)
             assert not told, f"a {rows} x {columns} matrix fails: the square is multiplied from the wrong side"
             raise
-        if given is None or given is ...:
+        if given is None:
             return
         assert isinstance(given, Tensor), f"return one tensor, not {type(given).__name__}"
         flipped = rows != columns and given.shape == matrix.mT.shape

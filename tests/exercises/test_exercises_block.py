@@ -44,7 +44,7 @@ def center(x):
         ("eps", normalize(-1, eps=0.0)),
         ("return one tensor, not tuple", lambda x: (x, x)),
         ("should not change", lambda x: x.mean(-1)),
-        ("not those of LayerNorm", lambda x: x),
+        (r"at \(0, 0, 0\) stands", lambda x: x),
     ],
 )
 def test_wrong_layer_norm(message, answer):
@@ -120,7 +120,7 @@ def test_dropout_is_not_told_wrong_by_chance(seed, capsys):
         ("attention comes first", lambda x, a, f, n1, n2: n2((y := n1(x + f(x))) + a(y))),
         ("return one tensor", lambda x, *_: (x,)),
         ("should not change", lambda x, *_: x[0]),
-        ("this is not", lambda x, *_: x),
+        (r"at \(0, 0, 0\) stands", lambda x, *_: x),
     ],
 )
 def test_wrong_post_norm(message, answer):

@@ -78,7 +78,7 @@ def in_place(x: Tensor, p: float) -> Tensor:
         ("changes its input", in_place),
         ("must be a tensor", lambda x, p: 1.0),
         ("it must stay", lambda x, p: x[..., :2]),
-        ("off by", lambda x, p: torch.full_like(x, 1 / x.size(-1))),
+        ("it must be", lambda x, p: torch.full_like(x, 1 / x.size(-1))),
     ],
 )
 def test_wrong_top_p(message: str, wrong: Callable[..., Any]) -> None:

@@ -8,12 +8,31 @@ from typing import Any
 import pytest
 import torch
 
+from minigpt import GPT, CharTokenizer, GPTConfig
 from minigpt.exercises.inside import check_distance, check_settled, check_without
 
 
+@pytest.fixture
+def chapter() -> dict[str, Any]:
+    """What the cells of the chapter hold when the exercises begin, small."""
+    tokenizer = CharTokenizer("a b\n")
+    windows = torch.randint(4, (3, 8))
+    return {
+        "model": GPT(GPTConfig(4, 8, 16, 4, 4, 0.0)).eval(),
+        "tokenizer": tokenizer,
+        "windows": windows,
+        "idx": windows[:, :-1],
+        "targets": windows[:, 1:],
+        "is_letter": torch.tensor([symbol.isalpha() for symbol in tokenizer.symbols]),
+        "logits": torch.randn(5, 3, 7, 4),
+        "cost": torch.rand(4, 4),
+        "whole": 1.0,
+    }
+
+
 @pytest.mark.parametrize("label", ["ex-08-1", "ex-08-2", "ex-08-3"])
-def test_solution(solve: Callable[..., Any], label: str) -> None:
-    solve(label)
+def test_solution(solve: Callable[..., Any], chapter: dict[str, Any], label: str) -> None:
+    solve(label, **chapter)
 
 
 def steps(T: int) -> torch.Tensor:
@@ -31,7 +50,7 @@ def steps(T: int) -> torch.Tensor:
         ("without row 0", lambda w: (w * steps(w.size(-1))).sum(-1)[..., 1:].mean(-1)),
         ("one number for each head", lambda w: (w * steps(w.size(-1))).sum(-1)),
         ("it must be a tensor", lambda w: 1.0),
-        ("off by", lambda w: w.sum((-2, -1))),
+        ("it must be", lambda w: w.sum((-2, -1))),
     ],
 )
 def test_wrong_distance(message: str, wrong: Callable[..., Any]) -> None:
@@ -57,7 +76,7 @@ def run(logits: torch.Tensor) -> torch.Tensor:
         ("wherever they are", lambda x: (1 - agreement(x)).sum(0)),
         ("compare every depth", lambda x: torch.full(x.shape[1:-1], len(x) - 1)),
         ("one depth for each position", lambda x: x.argmax(-1)),
-        ("off by", lambda x: -run(x)),
+        ("it must be", lambda x: -run(x)),
     ],
 )
 def test_wrong_settled(message: str, wrong: Callable[..., Any]) -> None:
@@ -132,7 +151,7 @@ def hook_left(model: Any, heads: Any, idx: Any) -> Any:
         ("begins at head \\* head_size", lambda *given: silence(*given, start=True)),
         ("bias is gone too", lambda *given: silence(*given, bias=False)),
         ("logits \\(B, T, vocab_size\\)", lambda model, heads, idx: model(idx)[:, -1]),
-        ("off by", lambda *given: 2 * silence(*given)),
+        ("it must be", lambda *given: 2 * silence(*given)),
         ("every hook silences the last head", late_binding),
     ],
 )
