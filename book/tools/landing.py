@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from minigpt import CharTokenizer, evaluate, generate, load_model, load_text, split
+from minigpt.run.checkpoint import load_facts
+from minigpt.view.explorer import visible
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "book" / "_static"
@@ -64,12 +65,6 @@ def sample(model: Any, tokenizer: CharTokenizer) -> str:
     return tokenizer.decode(idx[0]).strip("\n")
 
 
-def recorded(file: Path) -> dict[str, Any]:
-    """What the run that made a model wrote into its file."""
-    with safe_open(file, "pt") as opened:
-        return json.loads((opened.metadata() or {}).get("facts", "{}"))
-
-
 def far_looking(weights: torch.Tensor) -> tuple[int, int]:
     """The head that looks most sharply at single symbols at least four back: the one whose picture says most."""
     length = weights.shape[-1]
@@ -77,10 +72,6 @@ def far_looking(weights: torch.Tensor) -> tuple[int, int]:
     score = (weights * far).amax(-1).mean(-1)  # (n_layer, n_head)
     layer, head = divmod(int(score.argmax()), weights.shape[1])
     return layer, head
-
-
-def shown(symbol: str) -> str:
-    return {"\n": "⏎", " ": "␣"}.get(symbol, symbol)
 
 
 def shade(weight: float) -> str:
@@ -98,8 +89,8 @@ def attention_svg(weights: torch.Tensor, line: str, alt: str) -> str:
     ]
     for i, symbol in enumerate(line):
         at = edge + step * i + step / 2
-        parts.append(f'<text x="{at}" y="{edge - 8}">{html.escape(shown(symbol))}</text>')
-        parts.append(f'<text x="{edge - 12}" y="{at + 4}">{html.escape(shown(symbol))}</text>')
+        parts.append(f'<text x="{at}" y="{edge - 8}">{html.escape(visible(symbol))}</text>')
+        parts.append(f'<text x="{edge - 12}" y="{at + 4}">{html.escape(visible(symbol))}</text>')
     parts.append("</g>")
     for t in range(len(line)):
         for s in range(t + 1):
@@ -150,7 +141,7 @@ def main() -> None:
         note = f"{chapter}, {count:,} parameters, validation loss {loss:.2f}"
         samples.append({"name": words, "note": note, "text": sample(model, tokenizer)})
         fact = f"{count:,} parameters, loss on the whole validation text {loss:.3f}"
-        facts = recorded(Path(file))
+        facts = load_facts(file)
         if facts:
             fact += f"; {facts['step']} steps in {facts['seconds']:.0f} s on {facts['machine']}"
         record[f"{words}, preset {name}"] = fact

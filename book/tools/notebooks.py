@@ -105,7 +105,7 @@ def fingerprint(nb: Any) -> str:
     digest = hashlib.sha256("\0".join(code).encode())
     beside = {file.with_suffix(suffix) for file in seen for suffix in (".js", ".css")}  # what a view brings along
     if PACKAGE / "run" / "records.py" in seen:  # the notebook draws recorded runs
-        beside |= set((ROOT / "data" / "runs").glob("*.json"))
+        beside |= set((ROOT / "data" / "runs").glob("**/*.json"))
     for file in sorted(seen | {file for file in beside if file.is_file()}):
         digest.update(f"\0{file.relative_to(ROOT).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]

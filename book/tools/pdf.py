@@ -69,6 +69,7 @@ def main() -> None:
     program = chromium()
     target = ROOT / "_build" / "minigpt.pdf"
     target.parent.mkdir(exist_ok=True)
+    target.unlink(missing_ok=True)  # of an earlier print, which must not pass for this one
     with tempfile.TemporaryDirectory() as folder:
         print("joining the pages", flush=True)
         page = join_pages(Path(folder))
