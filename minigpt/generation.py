@@ -87,11 +87,12 @@ class OnePosition:
 
     @staticmethod
     def fits(model: LanguageModel) -> TypeGuard[GPT]:
-        """Whether the model is exactly a `GPT`, on the CPU, with no module replaced and no hook to be called."""
+        """Whether the model is exactly a `GPT` on the CPU: no module or `forward` replaced, no hook to be called."""
         plain = (nn.Embedding, Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear, nn.Sequential, nn.ReLU)
         known = {GPT, Block, MultiHeadAttention, FeedForward, *plain}
         return next(model.parameters()).device.type == "cpu" and all(
-            type(m) in known and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules()
+            type(m) in known and not m._forward_hooks and not m._forward_pre_hooks and "forward" not in vars(m)
+            for m in model.modules()
         )
 
     def __call__(self, symbol: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ def next_probabilities(
         return torch.zeros_like(logits).scatter_(-1, best, 1.0)
     if temperature != 1:
         largest = logits.amax(dim=-1, keepdim=True)  # moved to 0: a tiny temperature gives -inf, never inf - inf
-        logits = (logits - largest) / temperature
+        logits = (logits - largest) / max(temperature, 1e-30)  # below that, 32 bits would divide by 0
     if top_k is not None and top_k < logits.size(-1):
         kept = logits.topk(top_k, dim=-1)
         logits = torch.full_like(logits, -math.inf).scatter_(-1, kept.indices, kept.values)

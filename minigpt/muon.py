@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
         """Move every matrix once, by its gradient."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
-            for _, same_shape in groupby(group["params"], key=lambda p: p.shape):
+            for _, same_shape in groupby((p for p in group["params"] if p.grad is not None), key=lambda p: p.shape):
                 params = list(same_shape)
                 gradients = torch.stack([p.grad for p in params])  # (n, rows, columns)
                 means = torch.stack([self._mean(p).lerp_(p.grad, 1 - momentum) for p in params])

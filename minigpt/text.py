@@ -5,6 +5,7 @@ trains on, splits it, and cuts batches of examples out of it.
 """
 
 import hashlib
+import operator
 import os
 import sys
 from collections.abc import Iterable
@@ -73,7 +74,10 @@ class CharTokenizer:
                     "pass one row, for example ids[0]"
                 )
             ids = ids.tolist()
-        ids = list(ids)
+        try:
+            ids = [operator.index(i) for i in ids]
+        except TypeError as error:
+            raise ValueError(f"decode takes one row of whole numbers: {error}") from None
         for position, i in enumerate(ids):
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"id {i} at position {position} is outside the vocabulary: 0 to {self.vocab_size - 1}")
@@ -131,7 +135,7 @@ def _read(file: Path, checked: bool = True) -> str:
             f"{file} is not Tiny Shakespeare (its sha256 differs): delete it, or pass your own text as path"
         )
     try:
-        return data.decode("utf-8").replace("\r\n", "\n")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
@@ -177,10 +181,11 @@ def get_batch(
 
 
 def get_batch_in_turn(ids: Tensor, batch_size: int, block_size: int, step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The batch of one step of reading ids (N,) in turn: every symbol is a target once before any is one twice.
+    """The batch of one step of reading ids (N,) in turn: within a turn no symbol is a target twice.
 
     The text is cut into rows from a random offset, and the rows are shuffled; when all were read it is cut and shuffled
-    anew. A batch depends on its step and the seed alone, so a run that is resumed need not remember where it was.
+    anew. Up to two blocks at the ends of the text are left out of a turn. A batch depends on its step and the seed
+    alone, so a run that is resumed need not remember where it was.
 
     Returns and raises what `get_batch` does.
     """

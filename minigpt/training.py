@@ -19,6 +19,8 @@ from minigpt.gpt import evaluating
 from minigpt.muon import Muon
 from minigpt.text import get_batch, get_batch_in_turn
 
+MOST_SEEDS = 2**32
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -30,7 +32,7 @@ class TrainConfig:
 
     steps: int = 2000
     batch_size: int = 32
-    sampling: str = "random"  # or "in turn": every symbol of the text once before any twice
+    sampling: str = "random"  # or "in turn": row after row of a text cut anew in every turn, see get_batch_in_turn
     learning_rate: float = 1e-3
     decay: str = "cosine"  # or "linear": the way the rate comes down
     final_rate: float = 0.1  # the part of learning_rate at which it ends
@@ -60,6 +62,8 @@ class TrainConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= high:
                 raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {high}")
+        if self.seed >= MOST_SEEDS:
+            raise ValueError(f"seed is {self.seed}: it must be below {MOST_SEEDS:,}")
         names = {
             "sampling": ("random", "in turn"),
             "decay": ("cosine", "linear"),
@@ -131,11 +135,6 @@ def schedule(step: int, config: TrainConfig) -> float:
     progress = (step - warmup) / max(1, config.steps - warmup)  # 0 to 1
     left = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return config.final_rate + (1 - config.final_rate) * left
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """AdamW's rate at a step."""
-    return config.learning_rate * schedule(step, config)
 
 
 def sample(ids: Tensor, block_size: int, config: TrainConfig, state: TrainState) -> tuple[Tensor, Tensor]:
@@ -267,5 +266,5 @@ def evaluate(model: LanguageModel, ids: Tensor, symbols_at_once: int = 16384) ->
     if whole < len(ids) - 1:
         parts.append((ids[whole:-1][None], ids[whole + 1 :][None]))
     with evaluating(model):
-        total = sum(cross_entropy(model(x), y).double().item() * y.numel() for x, y in parts if y.numel())
+        total = sum(cross_entropy(model(x).float(), y).item() * y.numel() for x, y in parts if y.numel())
     return total / (len(ids) - 1)

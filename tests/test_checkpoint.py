@@ -64,6 +64,9 @@ def test_saving_refuses_what_could_not_be_loaded(model, tmp_path):
         save_model(torch.nn.Linear(2, 2), tmp_path)
     with pytest.raises(ValueError, match="2 symbols, but the model's vocab_size is 10"):
         save_model(model, tmp_path, CharTokenizer("ab"))
+    model.head.weight = model.token_embedding.weight
+    with pytest.raises(ValueError, match="two layers of the model share their numbers"):
+        save_model(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -122,6 +122,11 @@ def test_a_model_that_was_changed_is_run_through_its_modules(small_gpt):
     assert len(seen) == 5  # a hook is called at every step
     hook.remove()
     assert OnePosition.fits(small_gpt)
+    small_gpt.blocks[1].feed_forward.forward = torch.zeros_like
+    assert not OnePosition.fits(small_gpt)
+    assert_cache_changes_nothing(small_gpt)
+    del small_gpt.blocks[1].feed_forward.forward
+    assert OnePosition.fits(small_gpt)
     small_gpt.blocks[0].feed_forward.net[1] = torch.nn.GELU()
     assert not OnePosition.fits(small_gpt)
     assert_cache_changes_nothing(small_gpt)

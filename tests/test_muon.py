@@ -100,6 +100,14 @@ def test_matrices_of_one_shape_are_trained_as_each_alone():
         torch.testing.assert_close(w, a)
 
 
+def test_a_matrix_without_a_gradient_stays_as_it_is():
+    frozen, trained = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
+    trained.grad = torch.randn(3, 4)
+    Muon([frozen, trained]).step()
+    assert torch.equal(frozen, torch.ones(3, 4))
+    assert not torch.equal(trained, torch.ones(3, 4))
+
+
 def test_only_matrices():
     with pytest.raises(ValueError, match=r"not a parameter of shape \(5,\): use AdamW"):
         Muon([nn.Parameter(torch.zeros(5))])

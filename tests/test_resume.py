@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from minigpt import TrainConfig, split, train
-from minigpt.run import resume
-from minigpt.run.checkpoint import CheckpointError, load_facts, load_model, read_tensors, save_model
-from minigpt.run.resume import RUN_FILE, load_run, save_run
+from minigpt import CharTokenizer, TrainConfig, split, train
+from minigpt.run import cli, resume
+from minigpt.run.checkpoint import (
+    RUN_FILE,
+    CheckpointError,
+    load_facts,
+    load_model,
+    read_tensors,
+    save_model,
+    write_tensors,
+)
+from minigpt.run.resume import Run, load_run, save_run
+from minigpt.training import start
 
 SIZES = {"n-embd": 32, "n-head": 2, "n-layer": 2, "block-size": 32, "dropout": 0.2, "batch-size": 8}
 SMALL = ["--preset", "gpt-laptop", *(f"--{name}={value}" for name, value in SIZES.items())]
@@ -62,7 +71,9 @@ def test_a_run_killed_several_times_ends_with_the_same_bits(preset, text_file, t
     settings = [*preset, "--data", text_file, "--steps", 120, "--eval-every", 40]
     done = run(*settings, "--out", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
-    choose = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", time.time_ns()))
+    seed = os.environ.get("PYTEST_XDIST_TESTRUNUID", time.time_ns())
+    print(f"killed at random moments, seed {seed}")
+    choose = random.Random(seed)
     words = [*settings, "--out", tmp_path / "killed", "--save-every", 0]
     for low, high in ((3, 30), (35, 65), (70, 100)):
         process = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.DEVNULL)
@@ -118,13 +129,28 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text_file, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    stopped = re.search(r"Stopped and saved at step (\d+)\. Go on with: python -m minigpt train --resume (\S+)", errors)
+    stopped = re.search(r"Stopped and saved at step (\d+)\. Go on with: python -m minigpt train (.*)", errors)
     assert stopped, errors
     assert load_run(folder).state.step == int(stopped[1])
     assert load_facts(folder)["step"] == int(stopped[1])
-    assert stopped[2] == str(folder)
+    assert stopped[2] == f"--resume {folder} --data {text_file}"
     assert "Traceback" not in errors
     load_model(folder)
+
+
+def test_a_second_ctrl_c_says_what_is_kept(text_file, tmp_path, monkeypatch, capsys):
+    """It comes inside a step, whose weights are half moved: only what was saved before counts."""
+
+    def impatient(*args, state, **more):
+        state.step += 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train", impatient)
+    folder = tmp_path / "run"
+    assert cli.main(["train", *SMALL, "--data", text_file, "--device=cpu", "--out", str(folder)]) == 130
+    assert "Stopped at once; last saved at step 0. Go on with" in capsys.readouterr().err
+    assert load_run(folder).state.step == 0
+    assert not (folder / "model.safetensors").exists()
 
 
 def test_a_run_that_diverges_keeps_its_last_good_step(text_file, tmp_path):
@@ -134,7 +160,7 @@ def test_a_run_that_diverges_keeps_its_last_good_step(text_file, tmp_path):
     )
     assert done.returncode == 1
     assert "training diverged at step" in done.stderr
-    assert f"--resume {folder} --learning-rate" in done.stderr
+    assert f"--resume {folder} --data {text_file} --learning-rate" in done.stderr
     assert "Traceback" not in done.stderr
     kept = load_run(folder)
     assert all(p.isfinite().all() for p in kept.model.parameters())
@@ -145,6 +171,11 @@ def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
     assert run(*SMALL, "--data", text_file, "--steps", 3, "--out", folder).returncode == 0
     done = run("--resume", folder, "--data", text_file)
     assert "This run is finished (3 steps). To go on, add --steps" in done.stdout
+    (folder / "model.safetensors").unlink()  # as if it had been killed while the loss was measured
+    (folder / f".{RUN_FILE}.x").touch()
+    done = run("--resume", folder, "--data", text_file)
+    assert "validation loss" in done.stdout
+    assert {file.name for file in folder.iterdir()} == {RUN_FILE, "model.safetensors", "history.json"}
     done = run("--resume", folder, "--data", text_file, "--steps", 5)
     assert done.returncode == 0, done.stderr
     assert load_run(folder).state.step == 5
@@ -175,6 +206,16 @@ def test_what_is_no_run_is_named(tmp_path, small_gpt):
         load_run(tmp_path)
     save_model(small_gpt, tmp_path / RUN_FILE)
     with pytest.raises(CheckpointError, match="holds a model but no run"):
+        load_run(tmp_path)
+    state = start(small_gpt, TrainConfig())
+    save_run(Run("gpt", small_gpt, CharTokenizer("ab"), TrainConfig(), "", state), tmp_path)
+    tensors, metadata = read_tensors(tmp_path / RUN_FILE)
+    write_tensors(tmp_path / RUN_FILE, tensors, {"run": metadata["run"].replace('"GPT"', '"GTP"')})
+    with pytest.raises(CheckpointError, match=r"holds no run this version knows \('GTP'\): update minigpt"):
+        load_run(tmp_path)
+    tensors.pop("model.head.bias")
+    write_tensors(tmp_path / RUN_FILE, tensors, {"run": metadata["run"]})
+    with pytest.raises(CheckpointError, match="does not fit its own config"):
         load_run(tmp_path)
 
 

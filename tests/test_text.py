@@ -54,6 +54,7 @@ def test_the_first_of_several_unknown_symbols_is_named():
         ([-1], "id -1 at position 0"),
         (torch.zeros(2, 2, dtype=torch.long), "one row"),
         (torch.zeros(2), "whole numbers"),
+        ([0, 0.5], "whole numbers: 'float' object"),
     ],
 )
 def test_decoding_nonsense_says_what_is_wrong(ids, message):
@@ -147,6 +148,11 @@ def test_a_missing_file_says_where_it_was_looked_for(nowhere, monkeypatch):
         load_text()
     with pytest.raises(FileNotFoundError, match=r"no\.txt"):
         load_text(nowhere / "no.txt")
+
+
+def test_the_mark_that_some_editors_put_first_is_no_symbol(tmp_path):
+    (tmp_path / "notepad.txt").write_text("ab\r\n", "utf-8-sig", newline="")
+    assert load_text(tmp_path / "notepad.txt") == "ab\n"
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path):

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from minigpt.modern import ModernGPT
 from minigpt.text import CharTokenizer
 
 MODEL_FILE = "model.safetensors"
+RUN_FILE = "run.safetensors"  # what a run needs to go on, beside the model (resume.py)
 FORMAT, VERSION = "minigpt", "1"
 NO_SUM = "0" * 64
 
@@ -57,7 +59,7 @@ def save_model(
 
     Raises:
         TypeError: the model is of no class this book can load again.
-        ValueError: the alphabet has another size than the model's vocabulary.
+        ValueError: the alphabet has another size than the model's vocabulary, or two layers share their numbers.
     """
     name = type(model).__name__
     if name not in BUILD:
@@ -67,12 +69,15 @@ def save_model(
             f"the tokenizer has {tokenizer.vocab_size} symbols, but the model's vocab_size is "
             f"{model.config.vocab_size}: save the tokenizer the model was trained with"
         )
+    tensors = model.state_dict()
+    if len({t.data_ptr() for t in tensors.values()}) < len(tensors):
+        raise ValueError("two layers of the model share their numbers, and a file cannot say so: untie them first")
     metadata = {"model": name, "config": json.dumps(asdict(model.config)), "facts": json.dumps(facts or {})}
     if tokenizer is not None:
         metadata["alphabet"] = tokenizer.symbols
     file = Path(path)
     file = file if file.suffix == ".safetensors" else file / MODEL_FILE
-    write_tensors(file, {k: v.to("cpu", dtype) for k, v in model.state_dict().items()}, metadata)
+    write_tensors(file, {k: v.to("cpu", dtype) for k, v in tensors.items()}, metadata)
     return file
 
 
@@ -90,19 +95,30 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     tensors, metadata = read_tensors(file)
     if "run" in metadata:
         raise CheckpointError(f"{file} holds a run to go on with, not a model: use the {MODEL_FILE} beside it")
-    try:
+    with fitting(file, "model"):
         config = json.loads(metadata["config"])
         if config.get("n_layer", 1) > len(tensors):
             raise ValueError(f"n_layer is {config['n_layer']}, more than it has weights for")
         with torch.device("meta"):  # shapes only; the weights come from the file
             model = BUILD[metadata["model"]](config)
         model.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    return model.to(device).eval()
+
+
+@contextmanager
+def fitting(file: Path, what: str) -> Iterator[None]:
+    """Inside the `with` a file's parts are put together; where they do not fit, one sentence says so.
+
+    Raises:
+        CheckpointError: something is missing or has another shape.
+    """
+    try:
+        yield
     except KeyError as error:
-        raise CheckpointError(f"{file} holds no model this version knows ({error}): update minigpt") from None
+        raise CheckpointError(f"{file} holds no {what} this version knows ({error}): update minigpt") from None
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{file} does not fit its own config ({reason}): train the model again") from None
-    return model.to(device).eval()
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> CharTokenizer:
@@ -124,6 +140,10 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     if file.is_dir():
         file = file / MODEL_FILE
+    if file.with_name(RUN_FILE).is_file() and not file.exists():
+        raise FileNotFoundError(
+            f"the run in {file.parent} was not ended: go on with `python -m minigpt train --resume {file.parent}`"
+        )
     if not file.is_file():
         raise FileNotFoundError(f"there is no model at {file}: train one with `python -m minigpt train`")
     return file

@@ -19,6 +19,7 @@ from minigpt.generation import stream
 from minigpt.run.checkpoint import (
     BUILD,
     MODEL_FILE,
+    RUN_FILE,
     load_facts,
     load_model,
     load_tokenizer,
@@ -27,9 +28,9 @@ from minigpt.run.checkpoint import (
 )
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import Processes, faster_precision, machine, pick_device, processes
-from minigpt.run.resume import RUN_FILE, Keeper, Run, load_run, save_run, text_sha256
+from minigpt.run.resume import Keeper, Run, load_run, save_run, text_sha256
 from minigpt.text import CharTokenizer, load_text, split
-from minigpt.training import TrainConfig, evaluate, start, train
+from minigpt.training import MOST_SEEDS, TrainConfig, evaluate, start, train
 
 SIZES = {
     "block_size": (int, "the longest context, in symbols"),
@@ -41,7 +42,7 @@ SIZES = {
 RECIPE = {
     "steps": (int, "how many updates of the weights"),
     "batch_size": (int, "rows in a step"),
-    "sampling": (str, "random, or in turn: every symbol once before any twice"),
+    "sampling": (str, "random, or in turn: row after row of a text cut anew in every turn"),
     "micro_batch_size": (int, "rows computed at once: fewer need less memory, same result"),
     "learning_rate": (float, "the highest rate, after the warm-up"),
     "weight_decay": (float, "how strongly matrices are pulled to 0"),
@@ -67,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except torch.cuda.OutOfMemoryError:
-        print("minigpt: not enough GPU memory: try a smaller --micro-batch-size", file=sys.stderr)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        print("minigpt: not enough memory: try a smaller --micro-batch-size, or a smaller model", file=sys.stderr)
         return 1
     except (ValueError, TypeError, OSError) as error:
         print(f"minigpt: {error}", file=sys.stderr)
@@ -160,13 +163,13 @@ def _train(args: argparse.Namespace) -> int:
         run = _continued(args, text, device) if args.resume else _new(args, text, device, team)
         if run.config.batch_size % team.count:
             raise ValueError(f"batch_size {run.config.batch_size} cannot be shared by {team.count} processes evenly")
-        if run.state.step >= run.config.steps:
+        if args.resume and _is_finished(run, args.resume):
             print(f"This run is finished ({run.config.steps} steps). To go on, add --steps with a larger number.")
             return 0
         if team.rank:  # each process draws its own dropout, also when it goes on
             torch.manual_seed(run.config.seed + team.rank + team.count * run.state.step)
         folder = args.resume or (_free_folder(args) if team.is_first else Path())
-        return _run(run, folder, team, args.save_every, text)
+        return _run(run, folder, team, args, text)
 
 
 def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> Run:
@@ -194,10 +197,22 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
         names = [_flag(name) for name in sorted(set(changes) - allowed)] + (["--out"] if args.out else [])
         raise ValueError(f"a resumed run keeps what it began with: leave {', '.join(names)} out")
     run = load_run(args.resume, device)
+    if run.preset not in PRESETS:
+        raise ValueError(f"the run in {args.resume} is of the preset {run.preset!r}, which this minigpt does not know")
     if run.text_sha256 != text_sha256(text):
         raise ValueError(f"the run in {args.resume} was trained on another text: pass that one with --data")
     run.config = replace(run.config, **changes)
+    for leftover in args.resume.glob(f".{RUN_FILE}.*"):  # of a save that was killed
+        leftover.unlink()
     return run
+
+
+def _is_finished(run: Run, folder: Path) -> bool:
+    """Whether the last step was made and its loss over the whole split measured and written down."""
+    if run.state.step < run.config.steps or not (folder / MODEL_FILE).exists():
+        return False
+    facts = load_facts(folder)
+    return facts.get("step") == run.state.step and facts.get("val_loss") is not None
 
 
 def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -221,10 +236,19 @@ def _free_folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def _run(run: Run, folder: Path, team: Processes, save_every: float, text: str) -> int:
+def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text: str) -> int:
     train_ids, val_ids = split(run.tokenizer.encode(text))
-    keeper = Keeper(run, folder, save_every if team.is_first else math.inf, writes=team.is_first)
-    resume = f"python -m minigpt train --resume {shlex.quote(str(folder))}"
+    block_size = run.model.config.block_size
+    for name, ids in (("training", train_ids), ("validation", val_ids)):
+        if len(ids) <= block_size:
+            raise ValueError(
+                f"the {name} part of the text has {len(ids):,} symbols, but a block of {block_size} needs at least "
+                f"{block_size + 1}: use a longer text or a smaller --block-size"
+            )
+    keeper = Keeper(run, folder, args.save_every, writes=team.is_first)
+    again = {"resume": folder, "data": args.data, "device": args.device}
+    given = [f"--{name} {shlex.quote(str(value))}" for name, value in again.items() if value is not None]
+    resume = " ".join(["python -m minigpt train", *given])
     if team.is_first:
         print(_summary(run, folder))
         save_run(run, folder)
@@ -236,16 +260,18 @@ def _run(run: Run, folder: Path, team: Processes, save_every: float, text: str) 
             )  # fmt: skip
     except KeyboardInterrupt:
         if team.is_first:
-            _save_results(run, folder, None)
-            print(f"\nStopped and saved at step {run.state.step}. Go on with: {resume}", file=sys.stderr)
+            if keeper.at_rest:
+                _save_results(run, folder, None)
+            how = "Stopped and saved" if keeper.at_rest else "Stopped at once; last saved"
+            print(f"\n{how} at step {keeper.saved_step}. Go on with: {resume}", file=sys.stderr)
         return 130
     except FloatingPointError as error:
         if team.is_first:
             print(f"\nminigpt: {error}. The last good step is kept: {resume} --learning-rate …", file=sys.stderr)
         return 1
     if team.is_first:
-        loss = evaluate(run.model, val_ids)
         save_run(run, folder)
+        loss = evaluate(run.model, val_ids)
         _save_results(run, folder, loss)
         print(
             f"validation loss {loss:.4f} nats per symbol ({loss / math.log(2):.3f} bits), over the whole split of "
@@ -306,6 +332,8 @@ def _sample(args: argparse.Namespace) -> int:
     if args.seed is None:
         generator.seed()
     else:
+        if not 0 <= args.seed < MOST_SEEDS:
+            raise ValueError(f"--seed is {args.seed}: it must be from 0 to {MOST_SEEDS - 1:,}")
         generator.manual_seed(args.seed)
     idx = tokenizer.encode(args.prompt)[None].to(device)  # (1, T)
     symbols = stream(model, idx, args.symbols, args.temperature, args.top_k, args.top_p, generator)

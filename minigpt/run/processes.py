@@ -25,7 +25,6 @@ class Processes:
 
     rank: int
     count: int
-    local_rank: int
 
     @property
     def is_first(self) -> bool:
@@ -63,13 +62,15 @@ class _Parallel(DistributedDataParallel):
 def processes(device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; alone, there is one."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    rank = int(os.environ.get("RANK", "0"))
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
     if count == 1:
-        yield Processes(0, 1, 0)
+        yield Processes(0, 1)
         return
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(minutes=10))
     try:
-        yield Processes(rank, count, local)
+        yield Processes(rank, count)
     finally:
         dist.destroy_process_group()
 
@@ -90,6 +91,10 @@ def pick_device(name: str | None) -> str:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device is {name!r}, which torch does not know: use cpu, cuda, cuda:0 or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device is {name!r}, on which minigpt was never tried: use cpu, cuda, cuda:0 or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs here, counted from 0")
     if name.startswith("cuda") and os.environ.get("LOCAL_RANK") and device.index is None:
         return f"cuda:{os.environ['LOCAL_RANK']}"
     return name
@@ -134,6 +139,6 @@ def _seconds(work: Callable[[str], None], precision: str, device: torch.device) 
         began = time.perf_counter()
         work(precision)
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
     return min(times[1:])

@@ -46,8 +46,11 @@ def load_records() -> dict[str, Record]:
     Raises:
         ValueError: a file is no record.
     """
-    folder = next((folder for folder in FOLDERS if folder.is_dir()), None)
-    return {file.stem: read_record(file) for file in sorted(folder.glob("*.json"))} if folder else {}
+    return {file.stem: read_record(file) for file in sorted(_folder().glob("*.json"))}
+
+
+def _folder() -> Path:
+    return next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 
 
 def load_trials(name: str) -> list[dict[str, Any]]:
@@ -56,11 +59,10 @@ def load_trials(name: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: there are no trials of that name.
     """
-    for folder in FOLDERS:
-        file = folder / "trials" / f"{name}.json"
-        if file.exists():
-            return json.loads(file.read_text("utf8"))
-    raise ValueError(f"there are no trials named {name!r}: make them with `python book/tools/trials.py {name}`")
+    file = _folder() / "trials" / f"{name}.json"
+    if not file.exists():
+        raise ValueError(f"there are no trials named {name!r}: make them with `python book/tools/trials.py {name}`")
+    return json.loads(file.read_text("utf8"))
 
 
 def read_record(file: Path) -> Record:

@@ -20,11 +20,9 @@ import torch
 from torch import Tensor
 
 from minigpt.bigram import LanguageModel
-from minigpt.run.checkpoint import BUILD, CheckpointError, read_tensors, write_tensors
+from minigpt.run.checkpoint import BUILD, RUN_FILE, CheckpointError, fitting, read_tensors, write_tensors
 from minigpt.text import CharTokenizer
 from minigpt.training import History, TrainConfig, TrainState, start
-
-RUN_FILE = "run.safetensors"
 
 
 @dataclass
@@ -50,8 +48,9 @@ def save_run(run: Run, folder: Path) -> None:
         for i, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{n}.{i}.{name}": value for name, value in values.items()}
     tensors |= {"generator.batches": run.state.generator.get_state(), "generator.torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    device = next(run.model.parameters()).device
+    if device.type == "cuda":
+        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
     facts = {
         "preset": run.preset,
         "model": type(run.model).__name__,
@@ -79,21 +78,22 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
     tensors, metadata = read_tensors(file)
     if "run" not in metadata:
         raise CheckpointError(f"{file} holds a model but no run: use the {RUN_FILE} of a run's folder")
-    facts: dict[str, Any] = json.loads(metadata["run"])
-    config = TrainConfig(**facts["train_config"])
-    model = BUILD[facts["model"]](facts["model_config"])
-    model.load_state_dict(_below(tensors, "model."))
-    model.to(device)
-    state = start(model, config)
-    for n, optimizer in enumerate(state.optimizers):
-        _restore_optimizer(optimizer, _below(tensors, f"optimizer.{n}."))
-    state.generator.set_state(tensors["generator.batches"])
-    torch.set_rng_state(tensors["generator.torch"])
-    if "generator.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["generator.cuda"])
-    state.step, state.seconds, state.history = facts["step"], facts["seconds"], History(**facts["history"])
-    tokenizer = CharTokenizer(facts["alphabet"])
-    return Run(facts["preset"], model, tokenizer, config, facts["text_sha256"], state)
+    with fitting(file, "run"):
+        facts: dict[str, Any] = json.loads(metadata["run"])
+        config = TrainConfig(**facts["train_config"])
+        model = BUILD[facts["model"]](facts["model_config"])
+        model.load_state_dict(_below(tensors, "model."))
+        model.to(device)
+        state = start(model, config)
+        for n, optimizer in enumerate(state.optimizers):
+            _restore_optimizer(optimizer, _below(tensors, f"optimizer.{n}."))
+        state.generator.set_state(tensors["generator.batches"])
+        torch.set_rng_state(tensors["generator.torch"])
+        if "generator.cuda" in tensors and device.startswith("cuda"):
+            torch.cuda.set_rng_state(tensors["generator.cuda"], device)
+        state.step, state.seconds, state.history = facts["step"], facts["seconds"], History(**facts["history"])
+        tokenizer = CharTokenizer(facts["alphabet"])
+        return Run(facts["preset"], model, tokenizer, config, facts["text_sha256"], state)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -119,14 +119,18 @@ class Keeper:
     def __init__(self, run: Run, folder: Path, every: float, writes: bool = True) -> None:
         self.run, self.folder, self.every, self.writes = run, folder, every, writes
         self.interrupted = False
+        self.saved_step = run.state.step  # the step that the file holds
+        self.at_rest = False  # whether it stopped between two steps and saved
         self._saved_at = time.monotonic()
 
     def __call__(self, state: TrainState) -> None:
         if self.writes and (self.interrupted or time.monotonic() - self._saved_at >= self.every):
             if all(bool(p.isfinite().all()) for p in self.run.model.parameters()):  # never replace a good one by a bad
                 save_run(self.run, self.folder)
+                self.saved_step = state.step
             self._saved_at = time.monotonic()
         if self.interrupted:
+            self.at_rest = self.saved_step == state.step
             raise KeyboardInterrupt
 
     @contextmanager
