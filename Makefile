@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: book test lint unit nbval notebooks stale benchmark pdf linkcheck browser colab serve lock clean help
+.PHONY: book test setup lint unit nbval notebooks stale benchmark pdf linkcheck browser colab serve lock clean help
 
 # An environment counts as made when its stamp is written, which is the last thing that happens: an install that was
 # interrupted is taken up again by the next call, and one whose pip no longer runs is made anew.
@@ -46,6 +46,9 @@ book: $(BOOK)/.installed  ## build the site into _build/html (strict; needs no t
 
 test: book lint unit browser nbval  ## run every test: style, types, layers, unit and browser tests, every notebook
 	@echo "all tests passed"
+
+setup: $(VENV)/.installed  ## make the environment for the notebooks and the command line, .venv
+	@echo "write $(VENV)/bin/python, for example: $(VENV)/bin/python -m minigpt presets"
 
 lint: $(VENV)/.installed  ## ruff, mypy and the layers of the package
 	$(VENV)/bin/ruff check .
