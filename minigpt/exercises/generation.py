@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,45 +13,6 @@ from minigpt.generation import KVCache, generate
 from minigpt.gpt import GPT, GPTConfig
 
 NextLogProbs = Callable[[Tensor], Tensor]  # ids (B, T) -> log-probabilities (B, vocab_size)
-
-# ---- bits per character --------------------------------------------------------------------------------------------
-
-
-@check
-def check_bits(bits: Callable[[Tensor, int], float]) -> None:
-    """Does `bits(probabilities, characters)` give bits per character?"""
-    many = torch.rand(3000, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
-    for p, characters in ((torch.tensor([0.5, 0.25, 0.125]), 3), (torch.tensor([0.25, 0.0625]), 4), (many, 7000)):
-        given = attempt(bits, p, characters)
-        if given is None:
-            return
-        if isinstance(given, Tensor):
-            assert given.numel() == 1, f"the answer has shape {tuple(given.shape)}: one number for the whole text"
-        value = float(given)
-        assert math.isfinite(value), "the product of many probabilities is 0 for the machine: add up logarithms instead"
-        total = -p.double().log2().sum().item()  # all bits of the text
-        expected = total / characters
-        known = {
-            "these are nats: a bit is ln 2 of them, so take log2 or divide by ln 2": expected * math.log(2),
-            "the sign is wrong: the logarithm of a probability is negative, its cost is not": -expected,
-            "these are bits per token: divide by the characters of the text": total / len(p),
-            "these are the bits of the whole text: divide by its characters": total,
-            "the logarithm of the mean: it must be the mean of the logarithms": (
-                -math.log2(p.mean().item()) * len(p) / characters
-            ),
-            "this is a perplexity: stop before raising 2 to it": 2**expected,
-        }
-        _compare_numbers(value, expected, known)
-    right("the cost of a text in bits, shared out over its characters.")
-
-
-def _compare_numbers(given: float, expected: float, known: Mapping[str, float]) -> None:
-    if math.isclose(given, expected, rel_tol=1e-4):
-        return
-    for mistake, wrong in known.items():
-        assert not math.isclose(given, wrong, rel_tol=1e-4), mistake
-    raise AssertionError(f"the answer is {given:.4g}, it should be {expected:.4g}")
-
 
 # ---- top-p ---------------------------------------------------------------------------------------------------------
 
@@ -188,7 +148,70 @@ def _check_written(given: Any, idx: Tensor, expected: Tensor, model: GPT) -> Non
     at_first = T > 1 and torch.equal(given[:, T], first) and not torch.equal(first, expected[:, T])
     assert not at_first, "the prompt gives T rows of logits: the next symbol follows the last one, logits[:, -1]"
     wrong = int((given != expected).any(0).nonzero()[0])
-    raise AssertionError(f"the text leaves the one of the slow loop at position {wrong}")
+    raise AssertionError(f"at position {wrong} stands another symbol than the best: argmax of the last logits")
+
+
+# ---- past the end of the context -----------------------------------------------------------------------------------
+
+
+@check
+def check_jump(jump: Callable[[GPT, Tensor, int], Tensor]) -> None:
+    """Does `jump(model, idx, n)` continue greedily, and begin a new cache with half a window whenever one is full?"""
+    model = _Watched(GPTConfig(vocab_size=11, block_size=8, n_embd=16, n_head=2, n_layer=2, dropout=0.0)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.6)
+    for B, T, n in ((2, 3, 14), (1, 8, 6), (2, 11, 3)):
+        idx = torch.randint(11, (B, T))
+        model.asked = []
+        expected = _jump(model, idx, n)
+        wanted, model.asked = model.asked, []
+        try:
+            given = attempt(jump, model, idx, n)
+        except Exception as error:
+            start, last = model.asked[-1] if model.asked else (None, idx)
+            full = start is not None and start + last.size(1) > 8
+            assert not full, "the cache has room for block_size positions: if the next do not fit, begin a new one"
+            raise AssertionError(f"your function ends with an error: {error}") from error
+        if given is None:
+            return
+        _check_jumps(model.asked, wanted)
+        _check_written(given, idx, expected, model)
+    right("one position for most symbols, half a window at each jump, and the text goes on forever.")
+
+
+def _jump(model: GPT, idx: Tensor, n: int) -> Tensor:
+    size = model.config.block_size
+    kv, new = KVCache(model.config, len(idx), model.head.weight), idx[:, -size:]
+    for _ in range(n):
+        if kv.length + new.size(1) > size:
+            kv, new = KVCache(model.config, len(idx), model.head.weight), idx[:, -(size // 2) :]
+        with torch.no_grad():
+            new = model(new, cache=kv)[:, -1].argmax(-1, keepdim=True)
+        idx = torch.cat([idx, new], dim=1)
+    return idx
+
+
+def _check_jumps(asked: Sequence[tuple[int | None, Tensor]], wanted: Sequence[tuple[int | None, Tensor]]) -> None:
+    """Was the cache filled, and begun anew, when it should be?"""
+    assert asked, "the model is never asked: model(idx, cache=kv)"
+    for step, ((start, ids), (place, right_ids)) in enumerate(zip(asked, wanted, strict=False)):
+        assert start is not None, "the model is asked without the cache: model(…, cache=kv)"
+        size, half = ids.size(1), right_ids.size(1)
+        if (start, size) == (place, half):
+            same = torch.equal(ids, right_ids)
+            assert same or step == 0 or size == 1, "half a window, but another: the last symbols, the newest among them"
+            continue
+        if step and place == 0:
+            assert size > 1, "the new cache gets the newest symbol alone: read the last half of the window into it"
+            raise AssertionError(f"{size} symbols are read into the new cache: half the window is {half}")
+        whole = step and start == 0 and size > half
+        assert not whole, (
+            "many symbols are read again at every step, as `generate` does: after a jump go on one symbol at a time"
+            if asked[step - 1][0] == 0
+            else f"a new cache is begun although the old one, with {place} positions, has room for one more"
+        )
+        raise AssertionError(f"call {step} reads {size} symbols at place {start}, not {half} at place {place}")
+    assert len(asked) == len(wanted), f"the model is asked {len(asked)} times for {len(wanted)} symbols"
 
 
 # ---- beam search ---------------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
         raise ValueError(f"the run in {args.resume} was trained on another text: pass that one with --data")
     run.config = replace(run.config, **changes)
     for leftover in args.resume.glob(f".{RUN_FILE}.*"):  # of a save that was killed
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)  # another process may have been quicker
     return run
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,34 +10,12 @@ import torch
 from torch import Tensor
 
 from minigpt import KVCache
-from minigpt.exercises.generation import check_beam, check_bits, check_top_p, check_write
+from minigpt.exercises.generation import check_beam, check_jump, check_top_p, check_write
 
 
 @pytest.mark.parametrize("label", ["ex-09-1", "ex-09-2", "ex-09-3", "ex-09-4"])
 def test_solution(solve: Callable[..., Any], label: str) -> None:
     solve(label)
-
-
-# ---- bits per character --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message", "wrong"),
-    [
-        ("these are nats", lambda p, c: -p.log().sum() / c),
-        ("the sign is wrong", lambda p, c: p.log2().sum() / c),
-        ("bits per token", lambda p, c: -p.log2().mean()),
-        ("bits of the whole text", lambda p, c: -p.log2().sum()),
-        ("the mean of the logarithms", lambda p, c: -math.log2(p.mean()) * len(p) / c),
-        ("this is a perplexity", lambda p, c: 2 ** (-p.log2().sum() / c)),
-        ("add up logarithms instead", lambda p, c: -p.prod().log2() / c),
-        ("one number for the whole text", lambda p, c: -p.log2()),
-        ("it should be 2", lambda p, c: 7.0),
-    ],
-)
-def test_wrong_bits(message: str, wrong: Callable[..., Any]) -> None:
-    with pytest.raises(AssertionError, match=message):
-        check_bits(wrong)
 
 
 # ---- top-p ---------------------------------------------------------------------------------------------------------
@@ -132,7 +109,7 @@ def write(
         ("never asked", lambda model, idx, n: idx),
         ("the shape is", lambda model, idx, n: write(model, idx, n)[:, :-1]),
         ("must be ids", lambda *given: write(*given).tolist()),
-        ("leaves the one of the slow loop", lambda *given: (write(*given) + 1) % 11),
+        ("another symbol than the best", lambda *given: (write(*given) + 1) % 11),
         ("ends with an error", lambda model, idx, n: write(model, idx, n)[0, 99]),
     ],
 )
@@ -154,6 +131,53 @@ def test_prompt_without_its_last_symbol() -> None:
 
     with torch.no_grad():
         check_write(other)
+
+
+# ---- past the end of the context -----------------------------------------------------------------------------------
+
+
+def jump(model, idx, n, *, read=lambda idx, size: idx[:, -(size // 2) :], full=lambda length, size: length > size):
+    """Write with a cache that jumps; `read` is what goes into a new one, `full` when it is begun."""
+    size = model.config.block_size
+    kv, new = KVCache(model.config, len(idx), model.head.weight), idx[:, -size:]
+    for _ in range(n):
+        if kv is not None and kv.length and full(kv.length + new.size(1), size):
+            kv, new = KVCache(model.config, len(idx), model.head.weight), read(idx, size)
+        new = model(new, cache=kv)[:, -1].argmax(-1, keepdim=True)
+        idx = torch.cat([idx, new], dim=1)
+    return idx
+
+
+def without_a_cache(model, idx, n):
+    return torch.cat([idx, model(idx[:, -8:])[:, -1:].argmax(-1)], dim=1)
+
+
+def every_time(model, idx, n):
+    for _ in range(n):
+        kv = KVCache(model.config, len(idx), model.head.weight)
+        idx = torch.cat([idx, model(idx[:, -8:], cache=kv)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return idx
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        ("room for block_size positions", lambda *given: jump(*given, full=lambda length, size: False)),
+        ("asked without the cache", without_a_cache),
+        ("as `generate` does", every_time),
+        ("newest symbol alone", lambda *given: jump(*given, read=lambda idx, size: idx[:, -1:])),
+        ("2 symbols are read into the new cache", lambda *given: jump(*given, read=lambda idx, size: idx[:, -2:])),
+        ("the last symbols, the newest among them", lambda *given: jump(*given, read=lambda idx, size: idx[:, -8:-4])),
+        ("has room for one more", lambda *given: jump(*given, full=lambda length, size: length >= size)),
+        ("only the new symbols", lambda model, idx, n: jump(model, idx, n)[:, idx.size(1) :]),
+        ("ends with an error", lambda model, idx, n: 1 / 0),
+        ("never asked", lambda model, idx, n: idx),
+    ],
+)
+def test_wrong_jump(message: str, wrong: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_jump(wrong)
 
 
 # ---- beam search ---------------------------------------------------------------------------------------------------
