@@ -234,11 +234,11 @@ def test_map_is_pointed_at(view: Any) -> None:
 
 
 def test_a_head_that_looks_everywhere_alike(page: Any, tmp_path: Path) -> None:
-    """250 keys of less than half a percent each: none is listed, and the strongest, here the nearest, is read out."""
-    weights = torch.ones(250, 250).tril()
+    """300 keys of less than half a percent each: none is listed, and the strongest is read out."""
+    weights = torch.ones(300, 300).tril()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    AttentionExplorer(weights / weights.sum(1, keepdim=True), ["a"] * 250).save(tmp_path / "even.html")
+    AttentionExplorer(weights / weights.sum(1, keepdim=True), ["a"] * 300).save(tmp_path / "even.html")
     page.goto((tmp_path / "even.html").as_uri())
     assert "key a symbol" in readout(page, 0)
     assert box(page, 0).locator(".lists li").count() == 0
