@@ -173,7 +173,7 @@ def get_batch(
     Raises:
         ValueError: a size is below 1, or the text is not longer than one block.
     """
-    _check_sizes(ids, batch_size, block_size)
+    check_sizes(ids, batch_size, block_size)
     offsets = torch.randint(len(ids) - block_size, (batch_size, 1), generator=generator)  # (B, 1)
     window = torch.arange(block_size + 1)  # (T + 1,)
     rows = ids[(offsets + window).to(ids.device)]  # (B, T + 1)
@@ -189,7 +189,7 @@ def get_batch_in_turn(ids: Tensor, batch_size: int, block_size: int, step: int, 
 
     Returns and raises what `get_batch` does.
     """
-    _check_sizes(ids, batch_size, block_size)
+    check_sizes(ids, batch_size, block_size)
     a_turn = max(1, len(ids) // block_size - 1)  # as many rows fit, whatever the offset
     first = step * batch_size
     offsets = []
@@ -202,11 +202,12 @@ def get_batch_in_turn(ids: Tensor, batch_size: int, block_size: int, step: int, 
     return rows[:, :-1], rows[:, 1:]
 
 
-def _check_sizes(ids: Tensor, batch_size: int, block_size: int) -> None:
+def check_sizes(ids: Tensor, batch_size: int, block_size: int, what: str = "text") -> None:
+    """Can rows of this size be cut out of ids (N,)? If not, a ValueError says so; `what` names the ids in it."""
     if batch_size < 1 or block_size < 1:
         raise ValueError(f"batch_size is {batch_size} and block_size {block_size}: both must be at least 1")
     if len(ids) <= block_size:
         raise ValueError(
-            f"the text has {len(ids)} symbols, but a block of {block_size} needs at least {block_size + 1}: "
+            f"the {what} has {len(ids)} symbols, but a block of {block_size} needs at least {block_size + 1}: "
             "use a longer text or a smaller block_size"
         )

@@ -68,11 +68,17 @@ def written(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Any) 
         raise AssertionError(f"{stops}: {error}") from None
     if result is None:
         return None
-    assert isinstance(result, Tensor), f"{function.__name__} must return a tensor, not {describe(result)}"
-    assert tuple(result.shape) == shape, f"the shape is {tuple(result.shape)}: it must be {shape}"
+    must_be(result, shape)
     assert result.is_floating_point(), f"the result holds {result.dtype}: it must hold floating-point numbers"
     assert not result.isnan().any(), "the result holds nan: a whole row was masked, or infinity met infinity"
     return result.detach()
+
+
+def must_be(result: Any, shape: tuple[int, ...], what: str = "") -> None:
+    """Is it one tensor, and of this shape? `what` says in words what the shape holds."""
+    words = f", {what}" if what else ""
+    assert isinstance(result, Tensor), f"return one tensor, not {describe(result)}{words}"
+    assert result.shape == shape, f"the shape is {tuple(result.shape)}: it must be {tuple(shape)}{words}"
 
 
 def compare(result: Tensor, wanted: Tensor, wrong: Mapping[str, Tensor | None], where: str = "") -> None:

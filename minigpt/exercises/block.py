@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigpt.exercises import attempt, check, compare, right
+from minigpt.exercises import attempt, check, compare, must_be, right
 
 
 @check
@@ -20,7 +20,7 @@ def check_layer_norm(layer_norm: Callable[[Tensor], Any]) -> None:
         got = attempt(layer_norm, x)
         if got is None:
             return
-        _same_kind(got, x)
+        must_be(got, x.shape)
         mean = x.mean(-1, keepdim=True)
         variance = x.var(-1, keepdim=True, unbiased=False) + 1e-5
         wrong = {
@@ -59,7 +59,7 @@ def check_dropout(drop: Callable[[Tensor, float, bool], Any]) -> None:
         got = attempt(drop, x, p, True)
         if got is None:
             return
-        _same_kind(got, x)
+        must_be(got, x.shape)
         assert x.equal(before), "x itself has changed: return a new tensor"
         gone = (got == 0).float()
         share = gone.mean().item()
@@ -79,7 +79,7 @@ def check_dropout(drop: Callable[[Tensor, float, bool], Any]) -> None:
         assert abs(factor - 1 / (1 - p)) < 1e-3, f"p = {p}: the survivors are scaled by {factor:.3f}, not 1 / (1 - p)"
         assert not drop(x, p, True).equal(got), "two calls drop the same numbers: draw anew each time"
         outside = drop(x, p, False)
-        _same_kind(outside, x)
+        must_be(outside, x.shape)
         assert outside.equal(x), "outside training nothing may change: no zeros, no scaling"
     right("the mean is kept in training, and nothing happens outside it.")
 
@@ -98,7 +98,7 @@ def check_post_norm(post_norm: Callable[..., Any]) -> None:
             got = attempt(post_norm, x, a, f, n1, n2)
             if got is None:
                 return
-            _same_kind(got, x)
+            must_be(got, x.shape)
             pre, summed, branch = x + a(n1(x)), n1(x + a(x)), x + n1(a(x))
             wrong = {
                 "that is pre-norm: the part reads norm(x); here the sum is normalized": pre + f(n2(pre)),
@@ -113,8 +113,3 @@ def check_post_norm(post_norm: Callable[..., Any]) -> None:
             }
             compare(got, n2(summed + f(summed)), wrong)
     right("add, then normalize, twice.")
-
-
-def _same_kind(got: Any, x: Tensor) -> None:
-    assert isinstance(got, Tensor), f"return one tensor, not {type(got).__name__}"
-    assert got.shape == x.shape, f"the shape is {tuple(got.shape)}, but x has {tuple(x.shape)}: it should not change"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import attempt, check, compare, right
+from minigpt.exercises import attempt, check, compare, must_be, right
 from minigpt.gpt import GPT, GPTConfig
 
 
@@ -22,7 +22,7 @@ def check_distance(distance: Callable[[Tensor], Tensor]) -> None:
         given = attempt(distance, weights)
         if given is None:
             return
-        _check_tensor(given, shape[:-2], "one number for each head")
+        must_be(given, shape[:-2], "one number for each head")
         T = shape[-1]
         steps = (torch.arange(T)[:, None] - torch.arange(T)).float()
         each = (weights * steps).sum(-1)  # (..., T)
@@ -57,7 +57,7 @@ def check_settled(settled: Callable[[Tensor], Tensor]) -> None:
         given = attempt(settled, logits)
         if given is None:
             return
-        _check_tensor(given, tuple(table.shape[1:]), "one depth for each position, (B, T)")
+        must_be(given, table.shape[1:], "one depth for each position, (B, T)")
         agrees = (table == table[-1]).long()
         run = agrees.flip(0).cumprod(0).sum(0)
         expected = len(table) - run
@@ -75,7 +75,6 @@ def check_settled(settled: Callable[[Tensor], Tensor]) -> None:
 @check
 def check_without(without: Callable[[GPT, Sequence[tuple[int, int]], Tensor], Tensor]) -> None:
     """Does `without(model, heads, idx)` give the logits with those heads silenced, and leave the model whole?"""
-    torch.manual_seed(3)
     model = GPT(GPTConfig(vocab_size=9, block_size=8, n_embd=24, n_head=2, n_layer=3, dropout=0.0))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
@@ -88,7 +87,7 @@ def check_without(without: Callable[[GPT, Sequence[tuple[int, int]], Tensor], Te
         given = attempt(without, model, heads, idx)
         if given is None:
             return
-        _check_tensor(given, tuple(whole.shape), "logits (B, T, vocab_size)")
+        must_be(given, whole.shape, "logits (B, T, vocab_size)")
         changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
         assert not changed, f"the model is not whole again: {changed[0]} has changed; keep a copy and put it back"
         with torch.no_grad():
@@ -139,8 +138,3 @@ def _silenced(model: GPT, heads: Sequence[tuple[int, int]], idx: Tensor, how: st
         logits = model(idx)
         model.load_state_dict(kept)
     return logits
-
-
-def _check_tensor(given: Any, shape: tuple[int, ...], what: str) -> None:
-    assert isinstance(given, Tensor), f"the answer is a {type(given).__name__}: it must be a tensor, {what}"
-    assert tuple(given.shape) == shape, f"the shape is {tuple(given.shape)}: it must be {shape}, {what}"

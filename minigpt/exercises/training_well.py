@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import attempt, check, right
+from minigpt.exercises import attempt, check, must_be, right
 from minigpt.modern import BASE, rotate
 from minigpt.muon import orthogonalize
 
@@ -99,8 +99,7 @@ def check_rotate(turn: Callable[[Tensor, int], Tensor]) -> None:
         given = attempt(turn, x, start)
         if given is None:
             return
-        assert isinstance(given, Tensor), f"return one tensor, not {type(given).__name__}"
-        assert given.shape == x.shape, f"the shape is {tuple(given.shape)}, but x has {tuple(shape)}"
+        must_be(given, x.shape)
         assert x.equal(before), "x itself has changed: return a new tensor"
         if torch.allclose(given, rotate(x, start), atol=1e-4):
             continue

@@ -140,13 +140,13 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     if file.is_dir():
         file = file / MODEL_FILE
-    if file.with_name(RUN_FILE).is_file() and not file.exists():
+    if file.is_file():
+        return file
+    if file.name == MODEL_FILE and file.with_name(RUN_FILE).is_file():
         raise FileNotFoundError(
             f"the run in {file.parent} was not ended: go on with `python -m minigpt train --resume {file.parent}`"
         )
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no model at {file}: train one with `python -m minigpt train`")
-    return file
+    raise FileNotFoundError(f"there is no model at {file}: train one with `python -m minigpt train`")
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ from minigpt.run.checkpoint import (
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import Processes, faster_precision, machine, pick_device, processes
 from minigpt.run.resume import Keeper, Run, load_run, save_run, text_sha256
-from minigpt.text import CharTokenizer, load_text, split
+from minigpt.text import CharTokenizer, check_sizes, load_text, split
 from minigpt.training import MOST_SEEDS, TrainConfig, evaluate, start, train
 
 SIZES = {
@@ -238,13 +238,8 @@ def _free_folder(args: argparse.Namespace) -> Path:
 
 def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text: str) -> int:
     train_ids, val_ids = split(run.tokenizer.encode(text))
-    block_size = run.model.config.block_size
-    for name, ids in (("training", train_ids), ("validation", val_ids)):
-        if len(ids) <= block_size:
-            raise ValueError(
-                f"the {name} part of the text has {len(ids):,} symbols, but a block of {block_size} needs at least "
-                f"{block_size + 1}: use a longer text or a smaller --block-size"
-            )
+    for name, ids in (("training", train_ids), ("validation", val_ids)):  # before anything is saved
+        check_sizes(ids, run.config.batch_size, run.model.config.block_size, f"{name} part of the text")
     keeper = Keeper(run, folder, args.save_every, writes=team.is_first)
     again = {"resume": folder, "data": args.data, "device": args.device}
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in again.items() if value is not None]

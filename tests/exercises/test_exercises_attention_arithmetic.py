@@ -33,7 +33,7 @@ def raw(x: Tensor, w_query: Tensor, w_key: Tensor) -> Tensor:
         (r"at \(0, 0, 0\) stands", lambda x, q, k: raw(x, q, k) + 7),
         (r"shape is \(1, 3, 2\): it must be \(1, 3, 3\)", lambda x, q, k: x @ q),
         ("stops with an error on inputs of shape", lambda x, q, k: (x @ q) @ (x @ k)),
-        ("must return a tensor, not a float", lambda x, q, k: 1.0),
+        ("return one tensor, not a float", lambda x, q, k: 1.0),
         ("torch.int64", lambda x, q, k: raw(x, q, k).long()),
         ("nan", lambda x, q, k: raw(x, q, k) * math.nan),
     ],
@@ -59,7 +59,7 @@ def fading(T: int, base: float = 2.0, dim: int = -1, future: float = -math.inf) 
         ("by e, not by 2", lambda T: fading(T, base=math.e)),
         ("divides by 4", lambda T: fading(T, base=4.0)),
         ("wrong axis", lambda T: fading(T, dim=0)),
-        ("must return a tensor, not a list", lambda T: [1.0]),
+        ("return one tensor, not a list", lambda T: [1.0]),
         (r"shape is \(3,\)", lambda T: torch.ones(3)),
     ],
 )

@@ -42,8 +42,8 @@ def center(x):
         ("the mean is not subtracted", lambda x: x / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()),
         ("the root of the variance", lambda x: center(x) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5)),
         ("eps", normalize(-1, eps=0.0)),
-        ("return one tensor, not tuple", lambda x: (x, x)),
-        ("should not change", lambda x: x.mean(-1)),
+        ("return one tensor, not a tuple", lambda x: (x, x)),
+        ("it must be", lambda x: x.mean(-1)),
         (r"at \(0, 0, 0\) stands", lambda x: x),
     ],
 )
@@ -119,7 +119,7 @@ def test_dropout_is_not_told_wrong_by_chance(seed, capsys):
         ("have changed places", lambda x, a, f, n1, n2: n1((y := n2(x + a(x))) + f(y))),
         ("attention comes first", lambda x, a, f, n1, n2: n2((y := n1(x + f(x))) + a(y))),
         ("return one tensor", lambda x, *_: (x,)),
-        ("should not change", lambda x, *_: x[0]),
+        ("it must be", lambda x, *_: x[0]),
         (r"at \(0, 0, 0\) stands", lambda x, *_: x),
     ],
 )

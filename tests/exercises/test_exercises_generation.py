@@ -148,6 +148,13 @@ def jump(model, idx, n, *, read=lambda idx, size: idx[:, -(size // 2) :], full=l
     return idx
 
 
+def crops_the_end(model, idx, n):
+    """Of a prompt that is too long it reads the beginning."""
+    if idx.size(1) <= 8:
+        return jump(model, idx, n)
+    return torch.cat([idx, jump(model, idx[:, :8], n)[:, 8:]], dim=1)
+
+
 def without_a_cache(model, idx, n):
     return torch.cat([idx, model(idx[:, -8:])[:, -1:].argmax(-1)], dim=1)
 
@@ -169,6 +176,7 @@ def every_time(model, idx, n):
         ("newest symbol alone", lambda *given: jump(*given, read=lambda idx, size: idx[:, -1:])),
         ("2 symbols are read into the new cache", lambda *given: jump(*given, read=lambda idx, size: idx[:, -2:])),
         ("the last symbols, the newest among them", lambda *given: jump(*given, read=lambda idx, size: idx[:, -8:-4])),
+        ("its end must be kept", crops_the_end),
         ("has room for one more", lambda *given: jump(*given, full=lambda length, size: length >= size)),
         ("only the new symbols", lambda model, idx, n: jump(model, idx, n)[:, idx.size(1) :]),
         ("ends with an error", lambda model, idx, n: 1 / 0),

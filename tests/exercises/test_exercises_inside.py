@@ -49,7 +49,7 @@ def steps(T: int) -> torch.Tensor:
         ("most weight only", lambda w: (torch.arange(w.size(-1)) - w.argmax(-1)).float().mean(-1)),
         ("without row 0", lambda w: (w * steps(w.size(-1))).sum(-1)[..., 1:].mean(-1)),
         ("one number for each head", lambda w: (w * steps(w.size(-1))).sum(-1)),
-        ("it must be a tensor", lambda w: 1.0),
+        ("return one tensor, not a float", lambda w: 1.0),
         ("it must be", lambda w: w.sum((-2, -1))),
     ],
 )

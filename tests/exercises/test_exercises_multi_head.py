@@ -45,11 +45,11 @@ def cut_in_memory_order(x, n_head):
 @pytest.mark.parametrize(
     ("message", "answer"),
     [
-        ("one tensor, not tuple", lambda x, h: tuple(x.chunk(h, dim=-1))),
+        ("one tensor, not a tuple", lambda x, h: tuple(x.chunk(h, dim=-1))),
         (r"transpose\(1, 2\) is missing", lambda x, h: x.view(*x.shape[:2], h, -1)),
         ("head 0 holds whole positions", cut_in_memory_order),
         ("every .th channel", lambda x, h: x.view(*x.shape[:2], -1, h).permute(0, 3, 1, 2)),
-        ("should be", lambda x, h: x),
+        ("it must be", lambda x, h: x),
         ("wrong head or at the wrong position", lambda x, h: cut(x, h).flip(1)),
     ],
 )
@@ -95,7 +95,7 @@ def in_memory_order(out):
         (r"joined without transpose\(1, 2\)", wrong(join=in_memory_order)),
         ("cut into heads has no transpose", wrong(cut=cut_in_memory_order)),
         ("cut into heads has no transpose", wrong(cut=cut_in_memory_order, join=in_memory_order)),
-        ("should be one tensor", lambda *_: [1]),
+        ("return one tensor", lambda *_: [1]),
         ("the shape is", lambda x, *_: x[:, :1]),
         (r"at \(0, 0, 0\) stands", lambda x, *_: x),
     ],
