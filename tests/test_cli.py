@@ -75,7 +75,7 @@ def test_sampling_streams_the_prompt_and_what_follows(trained, capsys):
     assert text != sample("--seed", "4")
     assert sample("--temperature", "0") == sample("--temperature", "0")
     assert sample("--top-k", "1", "--seed", "1") == sample("--top-k", "1", "--seed", "2")
-    assert sample("--top-p", "0.5", "--seed", "3")
+    assert sample("--top-p", "0.01", "--seed", "1") == sample("--top-p", "0.01", "--seed", "2")
 
 
 def test_info_adds_up(trained, capsys):
@@ -196,6 +196,7 @@ def test_a_reader_who_leaves_early_is_no_error(trained):
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, capture_output=True, text=True)
     assert done.stderr == ""
     assert len(done.stdout) == 20
+    assert done.returncode == 0
 
 
 def test_the_first_symbols_come_before_the_last_is_computed(trained):
@@ -256,6 +257,23 @@ def test_a_batch_that_cannot_be_shared_is_refused(text_file, tmp_path, monkeypat
     monkeypatch.setattr(cli, "processes", lambda device: nullcontext(Processes(0, 2)))
     words = ["train", "--preset", "bigram", "--data", text_file, "--batch-size", "7", "--out", tmp_path / "x"]
     assert "batch_size 7 cannot be shared by 2 processes evenly" in complaint(capsys, *words)
+
+
+def test_each_process_on_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.pick_device(None) == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert processes.pick_device(None) == processes.pick_device("cuda") == "cuda:1"
+    assert processes.pick_device("cuda:0") == "cuda:0"
+    with pytest.raises(ValueError, match="device is 'cuda:2', but there are 2 GPUs here"):
+        processes.pick_device("cuda:2")
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 2
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("train", "sample", "info", "export", "presets"))
 
 
 @pytest.mark.parametrize("sampling", ["random", "in turn"])

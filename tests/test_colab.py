@@ -16,9 +16,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "tools"))
-
 import repository
 
 ROOT = Path(__file__).resolve().parents[1]

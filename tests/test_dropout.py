@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minigpt.dropout
+from minigpt import GPT, GPTConfig, ModernGPT
 from minigpt.dropout import Dropout, dropout
 
 N = 400_000
@@ -58,6 +59,19 @@ def test_the_gradient_goes_where_the_number_went():
     out = dropout(x, 0.3)
     out.sum().backward()
     torch.testing.assert_close(x.grad * x.detach(), out.detach())
+
+
+@pytest.mark.parametrize(("kind", "places"), [(GPT, 1 + 2 * 3), (ModernGPT, 2 * 2)], ids=["GPT", "ModernGPT"])
+def test_dropout_falls_in_every_place(kind, places, monkeypatch):
+    """GPT: on the embedding, and in each block on the weights and on both branches. ModernGPT: on both branches."""
+    rates = []
+    for name in ("minigpt.dropout.dropout", "minigpt.attention.dropout"):
+        monkeypatch.setattr(name, lambda x, p: rates.append(p) or x)
+    model = kind(GPTConfig(vocab_size=11, block_size=16, n_embd=32, n_head=4, n_layer=2, dropout=0.3))
+    model(torch.zeros(1, 5, dtype=torch.long))
+    assert rates == [0.3] * places
+    model.eval()(torch.zeros(1, 5, dtype=torch.long))
+    assert [rate for rate in rates[places:] if rate] == []
 
 
 def test_the_seed_decides():

@@ -192,6 +192,8 @@ def test_a_fresh_model_guesses_every_symbol_alike():
     model = ModernGPT(GPTConfig(n_layer=2, n_embd=64, n_head=2, block_size=32))
     idx = torch.randint(65, (8, 32))
     assert cross_entropy(model(idx), torch.randint(65, (8, 32))).item() == pytest.approx(math.log(65), abs=1e-5)
+    x = torch.randn(2, 5, 64)
+    assert all(torch.equal(block(x), x) for block in model.blocks)  # each passes its input on
 
 
 def test_its_parameters_piece_by_piece():

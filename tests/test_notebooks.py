@@ -14,20 +14,16 @@ import ast
 import copy
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import repository
+
+import notebooks as tool
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "tools"))
-
-import repository  # noqa: E402
-
-import notebooks as tool  # noqa: E402
-
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TO_GPT = ["01_text", "02_bigram", "03_attention_arithmetic", "04_single_head", "05_multi_head", "06_block", "07_gpt"]
 MAX_LINES, MAX_WIDTH, MAX_BYTES = 20, 88, 1_500_000
@@ -305,6 +301,30 @@ def test_storing_is_normal_and_repeatable(tmp_path: Path) -> None:
     assert not re.search('random|2026|widget|colab"', text)
     assert text.endswith("}\n")
     assert not tool.write(tool.nbformat.read(path, as_version=4), path)
+
+
+@pytest.mark.parametrize(
+    ("source", "fresh", "shown"), [("x = 1", False, "old"), ("x = 2", False, "new"), ("x = 1", True, "new")]
+)
+def test_what_may_differ_stays_stored_only_while_the_code_stays(source, fresh, shown, tmp_path, monkeypatch):
+    v4, path = tool.nbformat.v4, tmp_path / "toy.ipynb"
+
+    def printed(text: str) -> list[Any]:
+        return [v4.new_output("stream", text=text)]
+
+    def execute(nb: Any, path: Path) -> None:
+        nb.cells[0].update(outputs=printed("new"), execution_count=1)
+
+    monkeypatch.setattr(tool, "execute", execute)
+    cell = v4.new_code_cell("x = 1", execution_count=1, metadata={"tags": [tool.IGNORE]}, outputs=printed("old"))
+    nb = v4.new_notebook(cells=[cell])
+    nb.metadata["minigpt"] = {"fingerprint": tool.fingerprint(nb)}
+    nb.cells[0].source = source
+    tool.write(nb, path)
+    assert tool.stale(path) == (source != "x = 1")
+    tool.run(path, fresh)
+    assert load(path)["cells"][0]["outputs"][0]["text"] == [shown]
+    assert not tool.stale(path)
 
 
 def test_answers_are_folded_in_an_editor(tmp_path: Path) -> None:

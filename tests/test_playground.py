@@ -404,6 +404,7 @@ def wrong_files(folder: Path) -> dict[str, tuple[bytes, str]]:
     def sizes(**changed: object) -> dict[str, str]:
         return {"config": json.dumps({**json.loads(metadata["config"]), **changed})}
 
+    no_heads = {key: value for key, value in json.loads(metadata["config"]).items() if key != "n_head"}
     size = int.from_bytes(good[:8], "little")
     flipped = bytearray(good)
     flipped[-5] ^= 1
@@ -427,7 +428,11 @@ def wrong_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "another class": (written({"model": "MambaLM"}), "MambaLM"),
         "a name every object has": (written({"model": "constructor"}), "constructor"),
         "n_head": (written(sizes(n_head=3)), "n_embd is 8: it must be divisible by n_head"),
-        "no n_head": (written({"config": json.dumps({"vocab_size": SYMBOLS.vocab_size, "n_embd": 8})}), "n_head"),
+        "no n_head": (written({"config": json.dumps(no_heads)}), "n_head is not there"),
+        "heads of a bigram": (
+            written({"model": "BigramLanguageModel", **sizes()}, {"table.weight": torch.zeros(2, 2)}),
+            "is no part of a BigramLanguageModel",
+        ),
         "a GPT that calls itself modern": (written({"model": "ModernGPT"}), "does not fit its own config"),
         "the reverse": (written({}, modern_tensors), "does not fit its own config"),
         "half a pair": (written({"model": "ModernGPT"} | sizes(n_embd=6), read_tensors(odd)[0]), "need an even size"),
@@ -436,7 +441,7 @@ def wrong_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "half a symbol": (written(sizes(vocab_size=2.5)), "does not fit its own config"),
         "a weight missing": (written({}, without), "does not fit its own config"),
         "a weight too many": (written({}, {**tensors, "x": torch.zeros(1)}), "does not fit its own config"),
-        "no config": (written({}, drop="config"), ""),
+        "no config": (written({}, drop="config"), "does not fit its own config"),
         "no alphabet": (written({}, drop="alphabet"), "without an alphabet"),
     }  # fmt: skip
 
@@ -456,19 +461,27 @@ def test_a_wrong_file_gets_a_sentence_and_python_refuses_it_too(tmp_path: Path) 
 
 
 def test_files_only_the_page_refuses(tmp_path: Path) -> None:
-    """bfloat16 weights, an alphabet of another size, the state of a run, and weights that are not finite."""
+    """bfloat16, an alphabet of another size, a context without end, facts that are none, the state of a run, NaN."""
     model = GPT(GPTConfig(SYMBOLS.vocab_size, 4, 8, 2, 1))
     half = save_model(model, tmp_path / "half.safetensors", SYMBOLS, dtype=torch.bfloat16)
     tensors, metadata = read_tensors(save_model(model, tmp_path / "alphabet.safetensors", SYMBOLS))
     alphabet = tmp_path / "alphabet.safetensors"
     write_tensors(alphabet, tensors, {"model": "GPT", "config": metadata["config"], "alphabet": "abc"})
+    endless = save_model(
+        ModernGPT(GPTConfig(SYMBOLS.vocab_size, 10**9, 8, 2, 1)), tmp_path / "endless.safetensors", SYMBOLS
+    )
+    factless = tmp_path / "factless.safetensors"
+    own = {key: metadata[key] for key in ("config", "alphabet")}
+    write_tensors(factless, tensors, {"model": "GPT", **own, "facts": "null"})
     model.head.bias.data[1] = float("nan")
     nan = save_model(model, tmp_path / "nan.safetensors", SYMBOLS)
     run = tmp_path / "run.safetensors"
     write_tensors(run, tensors, {"run": "{}"})
     nan16 = save_model(model, tmp_path / "nan16.safetensors", SYMBOLS, dtype=torch.float16)
-    answers = node([{"do": "read", "file": str(file), "texts": [[0]]} for file in (half, alphabet, run, nan, nan16)])
-    said = ["BF16", "alphabet of 3 symbols", "choose model.safetensors", "not finite", "not finite"]
+    files = (half, alphabet, endless, factless, run, nan, nan16)
+    answers = node([{"do": "read", "file": str(file), "texts": [[0]]} for file in files])
+    said = ["BF16", "alphabet of 3 symbols", "more than this page can hold", "its facts are no object"]
+    said += ["choose model.safetensors", "not finite", "not finite"]
     for words, answer in zip(said, answers, strict=True):
         assert words in answer.get("error", ""), (words, answer)
 

@@ -1,5 +1,6 @@
 """Chapter 10: recorded runs, and what writes them."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -9,20 +10,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import trials
 from test_gpt import assert_the_future_is_hidden
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "tools"))
-import trials
-
-from minigpt import GPTConfig, ModernGPT
+from minigpt import GPTConfig, ModernGPT, evaluate
 from minigpt.run import cli, records
-from minigpt.run.checkpoint import load_facts
+from minigpt.run.checkpoint import load_facts, load_model
 from minigpt.run.presets import PRESETS
 from minigpt.run.records import load_records, load_trials, read_record
 from minigpt.text import SHA256
+from minigpt.training import TrainState
 
 DATA = Path(__file__).parents[1] / "data"
 RECORDS = load_records()
+
+
+def test_the_records_of_the_book_are_here():
+    assert set(RECORDS) >= {"bigram", "gpt-laptop", "modern-laptop", "modern-coffee"}
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -50,6 +54,16 @@ def test_the_weights_reach_what_the_record_says(name):
     facts = load_facts(DATA / "weights" / f"{name}.safetensors")
     assert facts["val_loss"] == pytest.approx(RECORDS[name].val_loss, abs=0.01)
     assert facts["step"] == RECORDS[name].step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [file.stem for file in sorted((DATA / "weights").glob("*.safetensors"))])
+def test_the_weights_reach_what_they_say(name, book_text, book_ids):
+    """On the whole validation text; rounding the weights to 16 bits changes the loss by less than a thousandth."""
+    if hashlib.sha256(book_text.encode()).hexdigest() != SHA256:
+        pytest.skip("the real text is not here")
+    file, (_, _, val_ids) = DATA / "weights" / f"{name}.safetensors", book_ids
+    assert evaluate(load_model(file), val_ids) == pytest.approx(load_facts(file)["val_loss"], abs=2e-3)
 
 
 def test_training_writes_a_record(tmp_path, play):
@@ -91,14 +105,31 @@ def test_the_trials_are_complete():
         assert 6 * trial["parameters"] * symbols == pytest.approx(trial["cost"], rel=0.01)
 
 
-@pytest.mark.parametrize("name", trials.IDEAS)
-def test_an_idea_changes_a_model_that_still_hides_the_future(name):
+@pytest.mark.parametrize("name", [name for name, idea in trials.IDEAS.items() if idea[0] is not trials.nothing])
+def test_a_model_changed_by_an_idea_still_hides_the_future(name):
     torch.manual_seed(0)
     model = ModernGPT(GPTConfig(vocab_size=11, block_size=16, n_embd=32, n_head=4, n_layer=2, dropout=0.0))
     trials.IDEAS[name][0](model)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     assert_the_future_is_hidden(model)
+
+
+def test_weights_are_averaged_over_the_last_fifth():
+    layer, steps = torch.nn.Linear(1, 1, bias=False), trials.BUDGET.steps
+    average = trials.Average(layer)
+    for step in range(1, steps + 1):
+        layer.weight.data.fill_(step)
+        average(TrainState([], torch.Generator(), step=step))
+    last = range(steps * 4 // 5 + 1, steps + 1)
+    assert layer.weight.item() == pytest.approx(sum(last) / len(last))
+
+
+def test_rows_grow_half_way():
+    sample, config = trials.growing((8, 4), (3, 6)), trials.BUDGET
+    for step, shape in ((0, (8, 4)), (config.steps // 2 - 1, (8, 4)), (config.steps // 2, (3, 6))):
+        idx, targets = sample(torch.arange(50), 99, config, TrainState([], torch.Generator(), step=step))
+        assert idx.shape == targets.shape == shape
 
 
 def test_trials_that_are_not_there_say_how_to_make_them():

@@ -23,7 +23,7 @@ from minigpt.run.checkpoint import (
     save_model,
     write_tensors,
 )
-from minigpt.run.resume import Run, load_run, save_run
+from minigpt.run.resume import Keeper, Run, load_run, save_run
 from minigpt.training import start
 
 SIZES = {"n-embd": 32, "n-head": 2, "n-layer": 2, "block-size": 32, "dropout": 0.2, "batch-size": 8}
@@ -68,7 +68,7 @@ def everything(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 @pytest.mark.parametrize("preset", [SMALL, MODERN], ids=["gpt-laptop", "modern-laptop"])
 def test_a_run_killed_several_times_ends_with_the_same_bits(preset, text_file, tmp_path):
-    settings = [*preset, "--data", text_file, "--steps", 120, "--eval-every", 40]
+    settings = [*preset, "--data", text_file, "--steps", 200, "--eval-every", 40]
     done = run(*settings, "--out", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     seed = os.environ.get("PYTEST_XDIST_TESTRUNUID", time.time_ns())
@@ -153,17 +153,37 @@ def test_a_second_ctrl_c_says_what_is_kept(text_file, tmp_path, monkeypatch, cap
     assert not (folder / "model.safetensors").exists()
 
 
-def test_a_run_that_diverges_keeps_its_last_good_step(text_file, tmp_path):
+def test_a_run_that_diverges_goes_on_from_what_was_saved_with_a_lower_rate(text_file, tmp_path):
     folder = tmp_path / "run"
-    done = run(
-        *SMALL, "--data", text_file, "--steps", 50, "--learning-rate", "1e30", "--out", folder, "--save-every", 0
-    )
+    done = run(*SMALL, "--data", text_file, "--steps", 20, "--learning-rate", "1e30", "--out", folder)
     assert done.returncode == 1
     assert "training diverged at step" in done.stderr
+    assert "Step 0 is saved." in done.stderr
     assert f"--resume {folder} --data {text_file} --learning-rate" in done.stderr
     assert "Traceback" not in done.stderr
-    kept = load_run(folder)
-    assert all(p.isfinite().all() for p in kept.model.parameters())
+    again = run("--resume", folder, "--data", text_file, "--learning-rate", "1e-3")
+    assert again.returncode == 0, again.stderr
+    assert load_run(folder).config.learning_rate == 1e-3
+    assert load_facts(folder)["step"] == 20
+
+
+def test_the_keeper_saves_no_damaged_weights_and_lets_a_second_ctrl_c_through(small_gpt, tmp_path):
+    config, before = TrainConfig(), signal.getsignal(signal.SIGINT)
+    run = Run("gpt", small_gpt, CharTokenizer("ab"), config, "", start(small_gpt, config))
+    keeper = Keeper(run, tmp_path, every=0)
+    run.state.step = 1
+    keeper(run.state)
+    run.state.step = 2
+    with torch.no_grad():
+        small_gpt.head.bias[0] = float("nan")
+    keeper(run.state)
+    assert keeper.saved_step == load_run(tmp_path).state.step == 1
+    with keeper.listening():
+        signal.raise_signal(signal.SIGINT)
+        assert keeper.interrupted
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_finished_run_can_be_made_longer(text_file, tmp_path):

@@ -11,21 +11,18 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import handout
 import pytest
+import repository
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = Path(os.environ.get("MINIGPT_SITE", ROOT / "_build" / "html"))
-sys.path.insert(0, str(ROOT / "book" / "tools"))
-
-import handout  # noqa: E402
-import repository  # noqa: E402
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
 CONTENTS = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
@@ -262,9 +259,30 @@ def test_no_dead_link(built: dict[str, Page]) -> None:
 def test_nothing_is_loaded_from_outside(built: dict[str, Page]) -> None:
     """No script, style, picture or frame from another server, on any page or in a style sheet or script of ours."""
     outside = [f"{name}: {url}" for name, page in built.items() for url in page.loads if re.match(r"(https?:)?//", url)]
-    for path in (ROOT / "book" / "_static").glob("*.*s"):
-        outside += [f"{path.name}: {url}" for url in re.findall(r"url\(['\"]?(https?://\S+)", path.read_text("utf8"))]
+    ours = [
+        path for folder in ("book/_static", "book/playground", "minigpt/view") for path in (ROOT / folder).glob("*.*s")
+    ]
+    assert {".css", ".js"} == {path.suffix for path in ours}
+    names = (
+        r"[\"'(`]((?:https?:)?//(?!www\.w3\.org/)[^\s\"'`)]+)"  # the namespace of SVG is a name, nothing is asked for
+    )
+    for path in ours:
+        outside += [f"{path.name}: {url}" for url in re.findall(names, path.read_text("utf8"))]
     assert not outside, "\n".join(outside)
+
+
+def test_what_the_build_generates_is_there(built: dict[str, Page]) -> None:
+    """The tables of runs and chapters and the links to answers: each directive gives nothing if it finds nothing."""
+    figures, questions, teachers = (
+        (SITE / "book" / f"{name}.html").read_text("utf8") for name in ("figures", "questions", "teachers")
+    )
+    for file in (ROOT / "data" / "runs").glob("*.json"):
+        assert f"{json.loads(file.read_text('utf8'))['val_loss']:.4f}" in figures, file.name
+    assert questions.count('class="shown"') == 25
+    notebooks = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb")]
+    rows = re.findall(r"<tr.*?</tr>", teachers, re.DOTALL)
+    assert len(notebooks) >= 10
+    assert [name for name in notebooks if not any(f"notebooks/{name}.html" in row for row in rows)] == []
 
 
 def test_every_picture_has_alternative_text(built: dict[str, Page]) -> None:

@@ -109,12 +109,12 @@ def test_the_places_are_searched_in_order(nowhere, server, monkeypatch):
     server(ConnectionError("no network"))
     assert load_text() == "To be."  # … once: now it is in the cache
     put(nowhere / "site" / "data")
-    (nowhere / "cache" / "tinyshakespeare.txt").unlink()
-    assert load_text() == "To be."  # the checkout
+    put(nowhere / "cache", "spoiled")
+    assert load_text() == "To be."  # the checkout, before the cache
     put(nowhere / "folder")
-    (nowhere / "site" / "data" / "tinyshakespeare.txt").unlink()
+    put(nowhere / "site" / "data", "spoiled")
     monkeypatch.setenv("MINIGPT_DATA", str(nowhere / "folder"))
-    assert load_text() == "To be."  # the folder named by the variable
+    assert load_text() == "To be."  # the folder named by the variable, before the checkout
     (nowhere / "mine.txt").write_text("My own words.")
     assert load_text(nowhere / "mine.txt") == "My own words."  # an explicit path: any text
     assert load_text(nowhere / "folder") == "To be."

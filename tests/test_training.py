@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from minigpt import (
     cross_entropy,
     evaluate,
     train,
+    training,
 )
-from minigpt.training import History, estimate_loss, schedule, start
+from minigpt.text import get_batch_in_turn
+from minigpt.training import History, TrainState, estimate_loss, schedule, start
 
 QUICK = TrainConfig(steps=30, batch_size=8, learning_rate=3e-3, eval_every=10, eval_batches=4)
 
@@ -47,6 +50,32 @@ def test_training_lowers_the_loss_and_keeps_a_history(model, ids):
     assert evaluate(model, ids) < before - 0.3
     assert "4 points to step 30" in repr(history)
     assert repr(History()) == "History(nothing measured yet)"
+
+
+def test_evaluations_are_not_counted_in_the_seconds(model, ids, monkeypatch):
+    now = [0.0]
+
+    def slow(*inputs):
+        now[0] += 100
+        return 1.0
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(training, "estimate_loss", slow)
+    assert train(model, ids, ids, QUICK, progress=False).seconds == [0, 0, 0, 0]
+    assert now == [800]
+
+
+def test_the_optimizers_get_what_the_recipe_says(ids):
+    model = ModernGPT(GPTConfig(int(ids.max()) + 1, block_size=16, n_embd=16, n_head=2, n_layer=1))
+    adamw, muon = start(model, replace(QUICK, optimizer="muon", beta1=0.8, beta2=0.95, weight_decay=0.3)).optimizers
+    assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.95)}
+    assert [group["weight_decay"] for group in muon.param_groups] == [0.3]
+
+
+def test_a_recipe_that_reads_in_turn_does(ids):
+    config, state = replace(QUICK, sampling="in turn", seed=3), TrainState([], torch.Generator(), step=5)
+    drawn, expected = training.sample(ids, 16, config, state), get_batch_in_turn(ids, 8, 16, step=5, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
 
 
 def test_the_same_seed_gives_the_same_weights(ids):
@@ -214,6 +243,9 @@ def test_the_mode_is_training_after_measuring(model, ids):
         ({"learning_rate": -1e-3}, "learning_rate is -0.001: it must be a number"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"final_rate": 2}, "final_rate is 2: it must be a number from 0 to 1"),
+        ({"optimizer": "Muon"}, "optimizer is 'Muon': it must be 'adamw' or 'muon'"),
+        ({"sampling": "x"}, "sampling is 'x': it must be 'random' or 'in turn'"),
+        ({"decay": "x"}, "decay is 'x': it must be 'cosine' or 'linear'"),
         ({"precision": "float16"}, "precision is 'float16': it must be 'float32' or 'bfloat16'"),
     ],
 )

@@ -241,7 +241,7 @@ def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text
     for name, ids in (("training", train_ids), ("validation", val_ids)):  # before anything is saved
         check_sizes(ids, run.config.batch_size, run.model.config.block_size, f"{name} part of the text")
     keeper = Keeper(run, folder, args.save_every, writes=team.is_first)
-    again = {"resume": folder, "data": args.data, "device": args.device}
+    again = {"resume": folder.as_posix(), "data": args.data, "device": args.device}
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in again.items() if value is not None]
     resume = " ".join(["python -m minigpt train", *given])
     if team.is_first:
@@ -262,7 +262,11 @@ def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text
         return 130
     except FloatingPointError as error:
         if team.is_first:
-            print(f"\nminigpt: {error}. The last good step is kept: {resume} --learning-rate …", file=sys.stderr)
+            print(
+                f"\nminigpt: {error}. Step {keeper.saved_step} is saved. If the loss was still falling there, go on "
+                f"with a lower rate, else begin again with one: {resume} --learning-rate …",
+                file=sys.stderr,
+            )
         return 1
     if team.is_first:
         save_run(run, folder)
@@ -271,7 +275,7 @@ def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text
         print(
             f"validation loss {loss:.4f} nats per symbol ({loss / math.log(2):.3f} bits), over the whole split of "
             f"{len(val_ids):,} symbols, after {run.state.seconds:.0f} s of training\n"
-            f"saved in {folder}; write text with: python -m minigpt sample {shlex.quote(str(folder))}"
+            f"saved in {folder}; write text with: python -m minigpt sample {shlex.quote(folder.as_posix())}"
         )
     return 0
 

@@ -6,18 +6,13 @@ The browser is `chromium` (Debian: apt-get install chromium), Google Chrome, or 
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from built_site import ROOT, SITE, Quiet, browser_path, give_up, pages  # noqa: F401 (also for the tests beside it)
 
 FLAGS = [

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from built_site import ROOT, SITE, pages
-
-sys.path.insert(0, str(ROOT / "book" / "tools"))
 import repository
+from built_site import ROOT, SITE, pages
 
 pytestmark = pytest.mark.browser
 
@@ -138,26 +135,44 @@ def test_colab_link(page: Any, site: str, name: str) -> None:
 
 
 def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
-    """The shading follows the slider, by mouse and by keyboard, and the head; the expectations follow as well."""
+    """The shading follows mouse, keyboard and head, and is that head's weights; the expectations follow as well."""
+    data = json.loads((ROOT / "book" / "landing.json").read_text("utf8"))["reading"]
     page.goto(f"{site}/book/index.html")
+    signs = {"\n": "⏎", " ": "␣"}
+
+    def expected(at: int) -> list[str]:
+        return [signs.get(symbol, symbol) for symbol, _ in data["next"][at]]
+
+    def listed() -> list[str]:
+        return page.locator(".reader-next code").all_inner_texts()
+
     shades = "() => [...document.querySelectorAll('.reader-line span')].map(s => s.style.getPropertyValue('--weight'))"
     here = "() => [...document.querySelectorAll('.reader-line span')].findIndex(s => s.className.includes('here'))"
     place, before = page.evaluate(here), page.evaluate(shades)
     assert place > 0
+    assert listed() == expected(place)
+    at, layer, head = (data["start"][name] for name in ("position", "layer", "head"))
+    began = (layer * data["heads"] + head) * data["length"] * (data["length"] + 1) // 2 + at * (at + 1) // 2
+    row = base64.b64decode(data["weights"])[began : began + at + 1]
+    assert [float(w) for w in before[: at + 1]] == pytest.approx([(byte / 255) ** 0.6 for byte in row], abs=2e-3)
     assert not any(float(weight) for weight in before[place + 1 :]), "it reads the future"
     assert max(float(weight) for weight in before) > 0.3
     page.locator(".reader input").focus()
     page.keyboard.press("ArrowLeft")
     assert page.evaluate(here) == place - 1
     assert page.evaluate(shades) != before
+    assert listed() == expected(place - 1)
     page.keyboard.press("ArrowRight")
     page.locator(".reader select").nth(1).select_option("0")
     assert page.evaluate(shades) != before
     chances = [float(text.rstrip(" %")) for text in page.locator(".reader-next .p").all_inner_texts()]
     assert len(chances) == 5
     assert chances == sorted(chances, reverse=True)
+    page.locator(".reader-line span").nth(5).hover()
+    assert page.evaluate(here) == 5
+    assert listed() == expected(5)
     page.get_by_role("button", name="Read on").click()
-    page.wait_for_function(f"() => ({here})() !== {place}")
+    page.wait_for_function(f"() => ({here})() !== 5")
     page.get_by_role("button", name="Pause").click()
 
 
@@ -182,7 +197,7 @@ def test_dark_mode(page: Any, site: str) -> None:
 
 
 def test_keyboard_reaches_everything(page: Any, site: str) -> None:
-    """Tab visits every link, button and folded part of a page, and Enter opens what is folded."""
+    """Tab visits every link, button and folded part of a page."""
     page.goto(f"{site}/book/how_to_read.html")
     settle(page)
     expected = page.evaluate(

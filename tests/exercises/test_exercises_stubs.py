@@ -1,5 +1,6 @@
 """Any chapter's exercises: an empty stub gets one kind line, and 'Run all' goes on; a mistake gets one sentence."""
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
@@ -47,6 +48,15 @@ def test_an_empty_stub_is_told_once(check, stub, capsys):
 def test_every_check_tells_a_mistake_without_a_traceback(function):
     """A traceback would lead through the check, and so show the answer."""
     assert hasattr(function, "__wrapped__"), "decorate it with @check from minigpt.exercises"
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_a_check_leaves_the_generator_as_it_was(check):
+    """Else every random number after an exercise would differ from the book's."""
+    before = torch.get_rng_state()
+    with contextlib.suppress(Exception):
+        check(lambda *inputs: torch.rand(2))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_notebook_shows_the_sentence_alone():
