@@ -89,13 +89,12 @@ linkcheck: $(BOOK)/.installed  ## ask every outside link whether it still answer
 
 serve: $(BOOK)/.installed  ## show _build/html at http://localhost:8000
 	@test -d _build/html || $(MAKE) book
-	@$(BOOK)/bin/python -m http.server --directory _build/html 8000
+	@$(BOOK)/bin/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
 lock: $(VENV)/.installed  ## write constraints.txt from what is installed in .venv
-	@{ echo "# Every package that the environments hold, at the version that was tested. Written by 'make lock'."; \
+	@set -o pipefail; { echo "# Every package that the environments hold, at the version that was tested. Written by 'make lock'."; \
 	  $(VENV)/bin/python -m pip freeze --exclude-editable | grep -v -i -E '^(#|nvidia-|triton|cuda-)|@' \
-	  | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new
-	@mv constraints.new constraints.txt
+	  | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove the site and both environments
 	rm -rf _build $(BOOK) $(VENV)

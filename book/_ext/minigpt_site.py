@@ -187,7 +187,8 @@ class Landing(SphinxDirective):
     def samples(self, data: dict[str, Any]) -> str:
         cards = "".join(
             f'<div class="sample"><h3>{html.escape(s["name"])}</h3><p>{html.escape(s["note"])}</p>'
-            f'<pre tabindex="0" aria-label="Sample of {html.escape(s["name"])}">{html.escape(s["text"])}</pre></div>'
+            f'<pre tabindex="0" role="group" aria-label="Sample of {html.escape(s["name"])}">'
+            f"{html.escape(s['text'])}</pre></div>"
             for s in data["samples"]
         )
         return f'<div class="samples">{cards}</div>'

@@ -56,9 +56,9 @@
       draw();
     }
 
-    let timer = null;
+    let timer = null, ends = null;
     const play = make("button", { type: "button" }, "Read on");
-    function stop() { clearInterval(timer); timer = null; play.textContent = "Read on"; }
+    function stop() { clearInterval(timer); clearTimeout(ends); timer = null; play.textContent = "Read on"; }
     function start() {
       play.textContent = "Pause";
       timer = setInterval(() => move((position + 1) % data.length), 450);
@@ -76,7 +76,7 @@
     move(position);
     if (!still.matches) {
       const seen = new IntersectionObserver((entries) => {
-        if (entries.some((entry) => entry.isIntersecting)) { seen.disconnect(); start(); setTimeout(stop, 9000); }
+        if (entries.some((entry) => entry.isIntersecting)) { seen.disconnect(); start(); ends = setTimeout(stop, 9000); }
       });
       seen.observe(figure);
     }

@@ -46,6 +46,9 @@ const SHAPES = {
     "head.weight": [config.vocab_size, config.n_embd],
   }),
 };
+const TRANSFORMER = ["block_size", "dropout", "n_embd", "n_head", "n_layer", "vocab_size"];
+const FIELDS = { BigramLanguageModel: ["block_size", "vocab_size"], GPT: TRANSFORMER, ModernGPT: TRANSFORMER };
+const MOST_NUMBERS = 2 ** 28; // in a cache: a gigabyte
 const BYTES = { F16: 2, F32: 4 };
 
 function every_block(config, shapes) {
@@ -71,11 +74,18 @@ async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { mo
   try {
     config = JSON.parse(metadata.config);
     facts = JSON.parse(metadata.facts || "{}");
+    if (facts === null || typeof facts !== "object") throw new Error("its facts are no object");
+    const missing = FIELDS[name].find((field) => !Object.hasOwn(config, field));
+    if (missing) throw new Error(`${missing} is not there`);
     for (const [key, value] of Object.entries(config)) {
+      if (!FIELDS[name].includes(key)) throw new Error(`${key} is no part of a ${name}`);
       if (key !== "dropout" && !(Number.isInteger(value) && value >= 1)) throw new Error(`${key} is ${value}`);
     }
     if (config.n_layer > Object.keys(tensors).length) {
       throw new Error(`n_layer is ${config.n_layer}, more than it has weights for`);
+    }
+    if (config.block_size * (config.n_embd ?? 0) * 2 * (config.n_layer ?? 0) > MOST_NUMBERS) {
+      throw new Error(`block_size is ${config.block_size}, more than this page can hold`);
     }
     const shapes = SHAPES[name](config), shape = (of) => (of ? of.join(" × ") : "not there");
     for (const key of new Set([...Object.keys(shapes), ...Object.keys(tensors)])) {

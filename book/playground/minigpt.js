@@ -1,4 +1,4 @@
-// The models of the book in plain JavaScript: no library, nothing fetched. Every piece has the name it has in Python;
+// The models of the book in plain JavaScript: no library, nothing fetched. Most pieces have the name they have in Python;
 // the page `book/playground` shows the two side by side, and tests/test_playground.py holds them together.
 // A classic script, so that it also runs from a folder (file://); in Node, `require` it.
 const minigpt = (() => {

@@ -106,12 +106,12 @@ class Column {
     this.selected = null;
   }
 
-  async finish(iterator) { // run to the end in slices of a few milliseconds; false if something newer has begun
-    const job = this.job;
+  async finish(reading, ids) { // read to the end in slices of a few milliseconds; false if something newer has begun
+    const job = this.job, iterator = (reading.now = reading.read(ids));
     for (let until = performance.now() + 10, step = iterator.next(); !step.done; step = iterator.next()) {
       if (performance.now() < until) continue;
       await breathe();
-      if (job !== this.job) return false;
+      if (job !== this.job || reading.now !== iterator) return false;
       until = performance.now() + 10;
     }
     return true;
@@ -120,7 +120,7 @@ class Column {
   async update() { // read the text, then look at the chosen place
     this.job++;
     if (!this.ids.length) return;
-    if (!(await this.finish(this.reading.read(this.ids)))) return;
+    if (!(await this.finish(this.reading, this.ids))) return;
     this.measure();
     await this.look();
   }
@@ -134,8 +134,8 @@ class Column {
 
   async look() {
     const ids = this.ids.slice(0, this.place() + 1);
-    if (!(await this.finish(this.looking.read(ids)))) return;
-    if (this.intact && !(await this.finish(this.intact.read(ids)))) return;
+    if (!(await this.finish(this.looking, ids))) return;
+    if (this.intact && !(await this.finish(this.intact, ids))) return;
     this.logits = this.looking.logits.at(-1);
     this.weights = this.looking.position.weights;
     this.own = minigpt.next_probabilities(this.intact ? this.intact.logits.at(-1) : this.logits);
@@ -147,13 +147,14 @@ class Column {
   }
 
   async write() { // one symbol
-    if (!(await this.finish(this.reading.read(this.ids)))) return;
+    if (!(await this.finish(this.reading, this.ids))) return;
     this.measure();
     const probabilities = minigpt.next_probabilities(this.reading.logits.at(-1), state.t, state.k || null, state.p);
     this.ids.push(minigpt.draw(probabilities, minigpt.uniform(state.seed, this.ids.length)));
   }
 
   force(id) { // go on with this symbol after the chosen place
+    flush();
     stop();
     const inside = this.place() + 1 < this.written; // the prompt: what is left of it is the new one
     this.ids = [...this.ids.slice(0, this.place() + 1), id];
@@ -176,6 +177,7 @@ class Column {
   }
 
   key(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return; // Alt and an arrow is the browser's own
     const last = this.ids.length - 1, at = this.place();
     const lineStart = (from) => { while (from > 0 && this.symbol(from - 1) !== "\n") from--; return from; };
     const moves = {
@@ -188,6 +190,7 @@ class Column {
     else if (moves[event.key]) this.select(moves[event.key]());
     else return;
     event.preventDefault();
+    this.line.children[this.place()]?.scrollIntoView({ block: "nearest" });
   }
 
   symbol(index) {
@@ -250,11 +253,13 @@ class Column {
   }
 
   grow() { // during generation: only what is new, and what has just left the context
-    const { symbols } = this.entry.tokenizer, spans = this.line.children, from = this.shown;
+    const { symbols } = this.entry.tokenizer, line = this.line, spans = line.children, from = this.shown;
+    const atTheEnd = line.scrollHeight - line.scrollTop - line.clientHeight < 40;
     while (spans.length < this.ids.length) this.line.append(make("span", { role: "option" }));
     const edge = Math.max(0, this.ids.length - this.entry.model.context);
     for (let i = Math.max(0, this.edge); i < edge; i++) this.paint(spans[i], i, symbols);
     for (let i = Math.max(0, from - 1); i < this.ids.length; i++) this.paint(spans[i], i, symbols);
+    if (atTheEnd) line.scrollTop = line.scrollHeight;
     this.shown = this.ids.length;
     this.drawLegend();
   }
@@ -352,14 +357,15 @@ class Column {
       const change = this.adjusted.reduce((sum, p, i) => sum + Math.abs(p - before[i]), 0) / 2;
       const name = head.split(".").map((n) => Number(n) + 1).join(".");
       say(`Head ${name} ${on ? "on" : "off"}: ${percent(change)} of the probability moved. ${this.expectation()}`);
-    });
+    }).catch(fault);
     save();
   }
 
   toggleAll() {
+    stop();
     this.off.clear();
     this.forget();
-    this.update();
+    this.update().catch(fault);
     save();
   }
 
@@ -400,7 +406,7 @@ const status = make("span", { class: "pg-status" });
 const prompt = make("textarea", { id: "pg-prompt", rows: "2", spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
 const generate = make("button", { type: "button", class: "pg-main", onclick: () => (running ? stop() : start(STEPS)) }, "Generate");
 const one = make("button", { type: "button", onclick: () => { stop(); start(1); } }, "One symbol");
-const again = make("button", { type: "button", onclick: () => { stop(); state.text = ""; restart(""); save(true); } }, "Restart");
+const again = make("button", { type: "button", onclick: () => { flush(); stop(); state.text = ""; restart(""); save(true); } }, "Restart");
 const choose = make("select", { id: "pg-model", onchange: () => change({ model: choose.value }) });
 const against = make("select", { id: "pg-with", onchange: () => change({ with: against.value }) });
 const file = make("input", { type: "file", accept: ".safetensors", class: "pg-hidden", tabindex: "-1",
@@ -489,6 +495,7 @@ async function start(n) {
   }
   if (n > 1) status.textContent = pace(done, began);
   if (running === mine) stop();
+  else if (running) return; // Generate was pressed again before this one had ended
   const read = await Promise.all(columns.map((column) => column.update())).then(() => true, fault);
   if (!running) grid.removeAttribute("aria-busy");
   if (!read) return;
@@ -537,6 +544,7 @@ function known(unknown) { // keep only what every model knows, and if that is no
 }
 
 function change(changed) {
+  flush();
   stop();
   const text = "with" in changed ? writtenText() : "";
   notice = "";
@@ -554,7 +562,9 @@ function arrange() { // as many columns as models are chosen and here
   while (columns.length < wanted.length) columns.push(new Column(columns.length ? "second" : "first"));
   columns.forEach((column, i) => column.use(models.get(wanted[i])));
   const awaited = make("p", { class: "pg-wait" }, `${state.model} is on its way: up to 2 MB, once.`);
-  grid.replaceChildren(...(columns.length ? columns.map((column) => column.element) : [awaited]));
+  const now = columns.length ? columns.map((column) => column.element) : [awaited];
+  const same = now.length === grid.children.length && now.every((element, i) => element === grid.children[i]);
+  if (!same) grid.replaceChildren(...now); // what stays in its place keeps focus and scrolling
   grid.classList.toggle("two", columns.length > 1);
   const most = Math.max(2, ...columns.map((column) => column.entry.tokenizer.vocab_size));
   sliders.k.input.max = String(most);
@@ -606,20 +616,27 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
 
 function save(step = false) { // the address says what is to be seen; Back undoes a branch
   clearTimeout(saving);
-  const write = () => {
-    state.text = writtenText().slice(0, 1500);
-    state.off = [...(columns[0]?.off || [])].join(" ");
-    state.off2 = [...(columns[1]?.off || [])].join(" ");
-    const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULT[key]);
-    const address = new URLSearchParams(changed.map(([key, value]) => [key, String(value)])).toString();
-    if (location.hash.slice(1) === address) return;
-    const url = address ? `#${address}` : location.href.split("#")[0];
-    try {
-      history[step ? "pushState" : "replaceState"](null, "", url);
-    } catch { /* too many changes in a short time: the next one is stored */ }
-  };
-  if (step) write();
-  else saving = setTimeout(write, 250);
+  saving = step ? null : setTimeout(flush, 250);
+  if (step) address("pushState");
+}
+
+function flush() { // what is written and not in the address yet, before something else takes its place
+  if (!running && !saving) return;
+  clearTimeout(saving);
+  saving = null;
+  address("replaceState");
+}
+
+function address(how) {
+  state.text = writtenText().slice(0, 1500);
+  state.off = [...(columns[0]?.off || [])].join(" ");
+  state.off2 = [...(columns[1]?.off || [])].join(" ");
+  const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULT[key]);
+  const hash = new URLSearchParams(changed.map(([key, value]) => [key, String(value)])).toString();
+  if (location.hash.slice(1) === hash) return;
+  try {
+    history[how](null, "", hash ? `#${hash}` : location.href.split("#")[0]);
+  } catch { /* too many changes in a short time: the next one is stored */ }
 }
 
 function fromAddress() {
@@ -705,7 +722,8 @@ const order = [...versions.keys()], expected = new Set(order), later = new Set(o
 function send(key) { // for the weights of a model of the book
   if (!later.delete(key)) return;
   const folder = document.querySelector("script[src*='playground/page.js']").src.replace(/page\.js.*$/, "weights/");
-  document.head.append(make("script", { src: `${folder}${key}.js?v=${versions.get(key)}` }));
+  const lost = () => tell(`${key} could not be loaded: check the connection and load the page again.`);
+  document.head.append(make("script", { src: `${folder}${key}.js?v=${versions.get(key)}`, onerror: lost }));
 }
 
 function sendForTheRest() {
@@ -718,7 +736,8 @@ async function arrive([key, text]) { // the weights of a model of the book, as a
   expected.delete(key);
   offer({ ...loaded, key, label: key });
   if (key === state.model || key === state.with) {
-    const { off, off2, text } = state;
+    stop();
+    const { off, off2 } = state, text = writtenText() || state.text;
     arrange();
     columns.forEach((column, i) => {
       if (column.entry.key !== key) return;

@@ -191,7 +191,9 @@ def write(nb: Any, path: Path) -> bool:
     text = json.dumps(split, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if path.is_file() and path.read_text("utf8") == text:
         return False
-    path.write_text(text, "utf8")
+    new = path.with_suffix(".new")
+    new.write_text(text, "utf8", newline="\n")
+    new.replace(path)  # whole or not at all
     return True
 
 

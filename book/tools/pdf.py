@@ -36,11 +36,14 @@ PRINT = """
 
 
 def chromium() -> str:
-    names = [os.environ.get("MINIGPT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
+    names = [os.environ.get("MINIGPT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "chrome"]
     for name in names:
         if name and (path := shutil.which(name)):
             return path
-    raise SystemExit("make pdf needs Chromium. On Debian and Ubuntu: apt-get install chromium")
+    raise SystemExit(
+        "make pdf needs Chromium. On Debian and Ubuntu: apt-get install chromium; "
+        "or name the program: MINIGPT_CHROMIUM=/path/to/chrome make pdf"
+    )
 
 
 def join_pages(folder: Path) -> Path:

@@ -269,11 +269,14 @@ def main() -> None:
         sys.exit(f"usage: python book/tools/trials.py {' | '.join(kinds)}")
     trials, run, which = kinds[sys.argv[1]]
     file = FOLDER / f"{sys.argv[1]}.json"
-    results = json.loads(file.read_text("utf8")) if file.exists() else []
-    for at, trial in enumerate(trials()):
-        if at == len(results) or (results[at]["name"], results[at][which]) != (label(trial[0]), trial[1]):
-            results.insert(at, run(*trial))
-            print(results[at], flush=True)
+    stored = json.loads(file.read_text("utf8")) if file.exists() else []
+    made = {(result["name"], result[which]): result for result in stored}
+    wanted = {(label(of), at): (of, at) for of, at in trials()}
+    for key, trial in wanted.items():
+        if key not in made:
+            made[key] = run(*trial)
+            print(made[key], flush=True)
+            results = [made[key] for key in wanted if key in made]  # in order, and what is no longer wanted goes
             write_bytes(file, (json.dumps(results, indent=1) + "\n").encode())
 
 
