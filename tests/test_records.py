@@ -1,6 +1,5 @@
 """Chapter 10: recorded runs, and what writes them."""
 
-import hashlib
 import json
 import re
 import shlex
@@ -18,6 +17,7 @@ from minigpt.run import cli, records
 from minigpt.run.checkpoint import load_facts, load_model
 from minigpt.run.presets import PRESETS
 from minigpt.run.records import load_records, load_trials, read_record
+from minigpt.run.resume import text_sha256
 from minigpt.text import SHA256
 from minigpt.training import TrainState
 
@@ -49,7 +49,7 @@ def test_a_record_says_how_it_was_made(name):
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDS if (DATA / "weights" / f"{name}.safetensors").exists()])
-def test_the_weights_reach_what_the_record_says(name):
+def test_weights_and_record_agree(name):
     """The same recipe, perhaps another run: on another processor rounding differs, and after many steps the loss."""
     facts = load_facts(DATA / "weights" / f"{name}.safetensors")
     assert facts["val_loss"] == pytest.approx(RECORDS[name].val_loss, abs=0.01)
@@ -60,7 +60,7 @@ def test_the_weights_reach_what_the_record_says(name):
 @pytest.mark.parametrize("name", [file.stem for file in sorted((DATA / "weights").glob("*.safetensors"))])
 def test_the_weights_reach_what_they_say(name, book_text, book_ids):
     """On the whole validation text; rounding the weights to 16 bits changes the loss by less than a thousandth."""
-    if hashlib.sha256(book_text.encode()).hexdigest() != SHA256:
+    if text_sha256(book_text) != SHA256:
         pytest.skip("the real text is not here")
     file, (_, _, val_ids) = DATA / "weights" / f"{name}.safetensors", book_ids
     assert evaluate(load_model(file), val_ids) == pytest.approx(load_facts(file)["val_loss"], abs=2e-3)

@@ -26,6 +26,8 @@ from typing import Any
 
 import nbformat
 
+from minigpt.run.checkpoint import write_bytes
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PACKAGE = ROOT / "minigpt"
@@ -191,9 +193,7 @@ def write(nb: Any, path: Path) -> bool:
     text = json.dumps(split, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if path.is_file() and path.read_text("utf8") == text:
         return False
-    new = path.with_suffix(".new")
-    new.write_text(text, "utf8", newline="\n")
-    new.replace(path)  # whole or not at all
+    write_bytes(path, text.encode())
     return True
 
 

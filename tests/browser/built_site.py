@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(os.environ.get("MINIGPT_SITE", ROOT / "_build" / "html"))
+SIGNS = {"\n": "⏎", " ": "␣"}  # what the pages show for a symbol that cannot be seen
 
 
 def pages() -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from built_site import ROOT, SITE, give_up
+from built_site import ROOT, SIGNS, SITE, give_up
 
 from minigpt import GPT, CharTokenizer, GPTConfig, generate, load_model, load_tokenizer, save_model
 from minigpt.generation import next_probabilities
@@ -24,7 +24,6 @@ pytestmark = pytest.mark.browser
 PAGE = "book/playground.html"
 LAPTOP = ROOT / "data" / "weights" / "gpt-laptop.safetensors"
 PROMPT = "JULIET:\nO Romeo, "
-SIGNS = {"\n": "⏎", " ": "␣"}
 TEXT = """() => [...document.querySelectorAll('.pg-column:first-child .pg-text span')]
     .map(s => s.textContent.replace('⏎', '\\n')).join('')"""
 SLOW = 60_000  # milliseconds: these tests also run on a machine that does much else

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import repository
-from built_site import ROOT, SITE, pages
+from built_site import ROOT, SIGNS, SITE, pages
 
 pytestmark = pytest.mark.browser
 
@@ -138,10 +138,9 @@ def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
     """The shading follows mouse, keyboard and head, and is that head's weights; the expectations follow as well."""
     data = json.loads((ROOT / "book" / "landing.json").read_text("utf8"))["reading"]
     page.goto(f"{site}/book/index.html")
-    signs = {"\n": "⏎", " ": "␣"}
 
     def expected(at: int) -> list[str]:
-        return [signs.get(symbol, symbol) for symbol, _ in data["next"][at]]
+        return [SIGNS.get(symbol, symbol) for symbol, _ in data["next"][at]]
 
     def listed() -> list[str]:
         return page.locator(".reader-next code").all_inner_texts()
