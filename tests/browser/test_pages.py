@@ -195,6 +195,21 @@ def test_dark_mode(page: Any, site: str) -> None:
     assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
 
 
+def test_paper_is_white_and_no_script_is_needed_for_colors(page: Any, site: str) -> None:
+    """The dark theme prints as the light one, and a page without scripts has the colors of the light one."""
+    ground = "() => getComputedStyle(document.documentElement).getPropertyValue('--ground').trim()"
+    page.add_init_script("localStorage.setItem('theme', 'dark'); localStorage.setItem('mode', 'dark')")
+    page.goto(f"{site}/book/questions.html")
+    assert page.evaluate(ground) == "#12161c"
+    page.emulate_media(media="print")
+    assert page.evaluate(ground) == "#fff"
+    page.emulate_media(media="screen")
+    written = re.search(r'<html[^>]* data-theme="(\w+)"', page.request.get(page.url).text())
+    assert written
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", written[1])
+    assert page.evaluate(ground) == "#fff"
+
+
 def test_keyboard_reaches_everything(page: Any, site: str) -> None:
     """Tab visits every link, button and folded part of a page."""
     page.goto(f"{site}/book/how_to_read.html")
