@@ -20,6 +20,7 @@ from minigpt.muon import Muon
 from minigpt.text import get_batch, get_batch_in_turn
 
 MOST_SEEDS = 2**32
+BAR_SECONDS = 0.5  # between two pictures of a bar: in a notebook each costs messages, and a queue of them can overflow
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,10 @@ def train(
     state = state or start(model, config)
     if not state.history.steps:
         _measure(model, train_ids, val_ids, config, state)
-    bar = tqdm(total=config.steps, initial=state.step, desc="training", unit="step", disable=not progress)
+    bar = tqdm(
+        total=config.steps, initial=state.step, desc="training", unit="step", mininterval=BAR_SECONDS,
+        disable=not progress,
+    )  # fmt: skip
     model.train()
     while state.step < config.steps:
         began = time.perf_counter()

@@ -78,6 +78,19 @@ def write(widget: widgets.Widget) -> str:
 # ---- sampler -------------------------------------------------------------------------------------------------------
 
 
+def test_a_prompt_edited_meanwhile_is_not_shown(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    widget = sampler(model, TOKENIZER, "ab", symbols=5)
+    prompt = control(widget, "Prompt")
+
+    def stream(*inputs: Any) -> Iterator[torch.Tensor]:
+        prompt.value = "gh"
+        yield TOKENIZER.encode("c")
+
+    monkeypatch.setattr(ours, "stream", stream)
+    assert write(widget) == "abc"
+    assert prompt.value == "gh"
+
+
 def test_nothing_runs_before_the_click(model: GPT) -> None:
     assert "<pre" not in shown(sampler(model, TOKENIZER))
 

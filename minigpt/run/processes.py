@@ -1,6 +1,7 @@
 """Devices, and training with several processes at once (under `torchrun`)."""
 
 import os
+import platform
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +105,8 @@ def machine(device: torch.device) -> str:
     """What trains here, in words: the GPU's name, or the processor's and how many of its cores torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU, {platform.machine()}"
     processor = torch.backends.cpu.get_cpu_capability()
     info = Path("/proc/cpuinfo")
     if info.is_file() and (names := re.findall(r"^model name\s*:\s*(.+)$", info.read_text("utf8"), re.MULTILINE)):

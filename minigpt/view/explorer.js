@@ -271,8 +271,13 @@
       drawEvery();
       drawMap();
     }
+    let painted = "";
     function repaint() {
+      if (!root.isConnected) return;  // out of the page there are no colors to read
       readTheme();
+      const colors = String([ground, heat]);
+      if (colors === painted) return;
+      painted = colors;
       thumbs.forEach((thumb, i) => paint(thumb.firstChild, Math.floor(i / columns), i % columns));
       paint(small, layer, head);
       draw();
@@ -293,7 +298,7 @@
     view.style.setProperty("--rows", Math.min(5, T));
     root.replaceChildren(root.querySelector("style"), view);
     repaint();
-    new ResizeObserver(drawMap).observe(map);
+    new ResizeObserver(() => { repaint(); drawMap(); }).observe(map);  // a view that comes back may find a new theme
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
     const watch = new MutationObserver(repaint);
     for (const element of [document.documentElement, document.body])

@@ -18,7 +18,6 @@ from torch import Tensor
 from minigpt.training import History
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":")
 HEAT = "Blues"
 WIDTH = 7.0  # inches: the width of the page's text
 

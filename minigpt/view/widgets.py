@@ -51,9 +51,9 @@ def sampler(
     stop = threading.Event()
 
     def write(writer: LanguageModel) -> None:
-        written, shown = "", 0.0
+        asked, written, shown = text.value, "", 0.0  # the box may be edited while the model writes
         try:
-            idx = tokenizer.encode(text.value)[None].to(next(writer.parameters()).device)  # (1, T)
+            idx = tokenizer.encode(asked)[None].to(next(writer.parameters()).device)  # (1, T)
             if (cut := idx.size(1) - writer.config.block_size) > 0:
                 _say(line, f"The prompt is {cut} symbols longer than the model can see: it reads the last part only.")
             k = top_k.value if top_k.value < all_symbols else None
@@ -61,10 +61,10 @@ def sampler(
             for symbol in stream(writer, idx, count.value, heat.value, k, top_p.value, draw):
                 written += tokenizer.decode(symbol)
                 if time.perf_counter() - shown > REFRESH:
-                    page.value, shown = _page(text.value, written), time.perf_counter()
+                    page.value, shown = _page(asked, written), time.perf_counter()
                 if stop.is_set() or not threading.main_thread().is_alive():  # or the kernel is shutting down
                     break
-            page.value = _page(text.value, written)
+            page.value = _page(asked, written)
         except Exception as error:  # in a thread nobody else would say it
             _say(line, error)
         finally:

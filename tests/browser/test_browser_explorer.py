@@ -291,6 +291,27 @@ def test_dark(view: Any, switch: str) -> None:
     view.wait_for_function(f"({ground})() === 'rgb(255, 255, 255)'")
 
 
+def test_painted_again_only_when_the_colors_change(view: Any) -> None:
+    """Pages change the classes of <body> all the time; a view that was out of the page finds the theme it missed."""
+    away = "[...window.away.querySelector('canvas').getContext('2d').getImageData(40, 2, 1, 1).data].slice(0, 3)"
+    view.evaluate("""() => {
+      window.painted = 0;
+      const put = CanvasRenderingContext2D.prototype.putImageData;
+      CanvasRenderingContext2D.prototype.putImageData = function (...args) { window.painted++; put.apply(this, args); };
+    }""")
+    frames = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    view.evaluate("document.body.classList.add('scrolled')")
+    view.evaluate(frames)
+    assert view.evaluate("window.painted") == 0
+    view.evaluate("window.away = document.querySelector('.minigpt-explorer'), window.away.remove()")
+    view.evaluate("document.documentElement.dataset.theme = 'dark'")
+    view.wait_for_function("window.painted > 0")  # the two that stayed
+    assert view.evaluate(away) == [255, 255, 255]
+    view.evaluate("document.querySelector('main').append(window.away)")
+    view.wait_for_function(f"({away})[0] === 18")
+    assert view.evaluate(away) == [18, 22, 28]
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_accessible_and_narrow(view: Any, theme: str, width: int) -> None:
