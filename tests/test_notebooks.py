@@ -304,9 +304,10 @@ def test_storing_is_normal_and_repeatable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "fresh", "shown"), [("x = 1", False, "old"), ("x = 2", False, "new"), ("x = 1", True, "new")]
+    ("source", "option", "shown"),
+    [("x = 1", [], "old"), ("x = 2", [], "new"), ("x = 1", ["--fresh"], "new"), ("x = 2", ["--keep"], "old")],
 )
-def test_what_may_differ_stays_stored_only_while_the_code_stays(source, fresh, shown, tmp_path, monkeypatch):
+def test_what_may_differ_stays_stored_only_while_the_code_stays(source, option, shown, tmp_path, monkeypatch):
     v4, path = tool.nbformat.v4, tmp_path / "toy.ipynb"
 
     def printed(text: str) -> list[Any]:
@@ -322,7 +323,8 @@ def test_what_may_differ_stays_stored_only_while_the_code_stays(source, fresh, s
     nb.cells[0].source = source
     tool.write(nb, path)
     assert tool.stale(path) == (source != "x = 1")
-    tool.run(path, fresh)
+    monkeypatch.setattr(tool, "NOTEBOOKS", tmp_path)
+    tool.main(["toy", "--any-text", *option])
     assert load(path)["cells"][0]["outputs"][0]["text"] == [shown]
     assert not tool.stale(path)
 

@@ -9,6 +9,7 @@ figures) stay as they were stored, so running an unchanged notebook writes the s
     --check      execute nothing; list the notebooks whose code or sources changed since they were stored
     --normalise  execute nothing; only rewrite the file in its normal form
     --fresh      take the new output of every cell, tagged or not
+    --keep       keep those of tagged cells though minigpt changed: for a change that no output shows
     --any-text   store what a run on the built-in stand-in text shows, where the real text is missing
 """
 
@@ -240,14 +241,14 @@ def keep_stored(nb: Any, old: Any) -> None:
                 new["data"]["image/png"] = stored["data"]["image/png"]
 
 
-def run(path: Path, fresh: bool) -> None:
+def run(path: Path, fresh: bool = False, keep: bool = False) -> None:
     nb, old = nbformat.read(path, as_version=4), nbformat.read(path, as_version=4)
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     execute(nb, path)
     now = fingerprint(nb)
-    if not fresh and old.metadata.get("minigpt", {}).get("fingerprint") == now:
+    if keep or (not fresh and old.metadata.get("minigpt", {}).get("fingerprint") == now):
         keep_stored(nb, old)
     nb.metadata["minigpt"] = {"fingerprint": now}
     print(f"{path.stem}: {'written' if write(nb, path) else 'unchanged'}, {path.stat().st_size / 1e3:.0f} kB")
@@ -270,7 +271,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="01_text, notebooks/01_text.ipynb, ... (default: all)")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--normalise", action="store_true")
-    parser.add_argument("--fresh", action="store_true")
+    outputs = parser.add_mutually_exclusive_group()
+    outputs.add_argument("--fresh", action="store_true")
+    outputs.add_argument("--keep", action="store_true")
     parser.add_argument("--any-text", action="store_true")
     options = parser.parse_args(arguments)
     paths = [NOTEBOOKS / f"{Path(name).stem}.ipynb" for name in options.names] or sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -288,7 +291,7 @@ def main(arguments: list[str]) -> int:
             nb = nbformat.read(path, as_version=4)
             print(f"{path.stem}: {'written' if write(nb, path) else 'unchanged'}")
         else:
-            run(path, options.fresh)
+            run(path, options.fresh, options.keep)
     return 0
 
 
