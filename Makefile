@@ -62,9 +62,7 @@ unit: $(VENV)/.installed  ## the tests in tests/, but for those in a browser
 # Two notebooks at a time, each on one core: a model this small gains little from a second one, and two threads that
 # wait for each other on a busy machine can make five seconds four minutes.
 nbval: $(VENV)/.installed  ## run every notebook and compare it with what is stored, strictly
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
-	  OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --nbval notebooks -n 2 --dist loadscope; \
-	  else echo "there are no notebooks yet"; fi
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --nbval notebooks -n 2 --dist loadscope
 
 notebooks: $(VENV)/.installed  ## run the notebooks and store their outputs (NOTEBOOK=01_text: only that one)
 	$(VENV)/bin/python book/tools/notebooks.py $(NOTEBOOK)

@@ -1,6 +1,6 @@
 """minigpt: from raw text to a GPT, every piece small enough to read.
 
-Each file is one idea and belongs to one chapter of the book; this one only names what they offer.
+Each file is one idea and names the chapters that build it; this one only names what they offer.
 """
 
 from minigpt.attention import Head, MultiHeadAttention, attention_weights

@@ -5,6 +5,7 @@ top-k and top-p reshape the probabilities before the draw; a cache keeps the key
 step computes one position instead of all of them.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, TypeGuard
@@ -13,10 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigpt.attention import MultiHeadAttention
 from minigpt.bigram import LanguageModel
-from minigpt.block import Block, FeedForward
-from minigpt.dropout import Dropout
 from minigpt.gpt import GPT, GPTConfig, evaluating
 
 
@@ -56,9 +54,9 @@ class KVCache:
 class OnePosition:
     """A GPT for one position of one text: `gpt.py` written out, without modules.
 
-    For a single symbol, calling sixty modules takes longer than what they compute, and sharing the work between cores
-    does too; so this does neither. It takes the past over from a cache, and keeps what each layer's `qkv` makes of a
-    position in one row, so that the product can be written where it stays.
+    For a single symbol of a small model, calling sixty modules takes longer than what they compute, and sharing the
+    work between cores does too; so this does neither (a large model does share). It takes the past over from a cache,
+    and keeps what each layer's `qkv` makes of a position in one row, so that the product can be written where it stays.
 
     Shapes:
         symbol: (1,)
@@ -87,11 +85,11 @@ class OnePosition:
 
     @staticmethod
     def fits(model: LanguageModel) -> TypeGuard[GPT]:
-        """Whether the model is exactly a `GPT` on the CPU: no module or `forward` replaced, no hook to be called."""
-        plain = (nn.Embedding, Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear, nn.Sequential, nn.ReLU)
-        known = {GPT, Block, MultiHeadAttention, FeedForward, *plain}
-        return next(model.parameters()).device.type == "cpu" and all(
-            type(m) in known and not m._forward_hooks and not m._forward_pre_hooks and "forward" not in vars(m)
+        """Whether the model is exactly a `GPT` on the CPU: no module or method replaced, no hook to be called."""
+        if type(model) is not GPT or next(model.parameters()).device.type != "cpu":
+            return False
+        return _pieces(model) == _plan(model.config) and not any(
+            m._forward_hooks or m._forward_pre_hooks or any(callable(getattr(type(m), name, None)) for name in vars(m))
             for m in model.modules()
         )
 
@@ -121,6 +119,18 @@ class OnePosition:
         return torch.addmv(head_bias, head, F.layer_norm(x, C, *norm))[None]
 
 
+def _pieces(model: nn.Module) -> list[tuple[str, type, str]]:
+    """Name, class and sizes of every module inside a model."""
+    return [(name, type(m), m.extra_repr()) for name, m in model.named_modules() if name]
+
+
+@functools.cache
+def _plan(config: GPTConfig) -> list[tuple[str, type, str]]:
+    """The pieces that `gpt.py` makes of these sizes."""
+    with torch.device("meta"):  # shapes without numbers
+        return _pieces(GPT(config))
+
+
 def next_probabilities(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
@@ -146,8 +156,8 @@ def next_probabilities(
         largest = logits.amax(dim=-1, keepdim=True)  # moved to 0: a tiny temperature gives -inf, never inf - inf
         logits = (logits - largest) / max(temperature, 1e-30)  # below that, 32 bits would divide by 0
     if top_k is not None and top_k < logits.size(-1):
-        kept = logits.topk(top_k, dim=-1)
-        logits = torch.full_like(logits, -math.inf).scatter_(-1, kept.indices, kept.values)
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)  # of equal ones the first, as argmax
+        logits = torch.full_like(logits, -math.inf).scatter_(-1, order[..., :top_k], ordered[..., :top_k])
     probabilities = logits.softmax(dim=-1)
     if top_p is not None and top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)

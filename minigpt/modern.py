@@ -176,7 +176,7 @@ class ModernGPT(GPT):
         return self.head(self.norm(x))  # (B, T, vocab_size)
 
     def _initialize(self) -> None:
-        """Uniform with std 1 / sqrt(n_embd) for what reads from the stream, zeros for what writes to it."""
+        """Zeros for the head and the last matrix of each branch; std 1 / sqrt(n_embd) for the rest of a block."""
         nn.init.normal_(self.token_embedding.weight, std=0.5)
         for name, weight in self.named_parameters():
             if name.endswith(("proj.weight", "down.weight", "head.weight")):

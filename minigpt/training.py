@@ -33,7 +33,7 @@ class TrainConfig:
 
     steps: int = 2000
     batch_size: int = 32
-    sampling: str = "random"  # or "in turn": row after row of a text cut anew in every turn, see get_batch_in_turn
+    sampling: str = "random"  # or "in turn": every row once before any twice, see get_batch_in_turn
     learning_rate: float = 1e-3
     decay: str = "cosine"  # or "linear": the way the rate comes down
     final_rate: float = 0.1  # the part of learning_rate at which it ends
@@ -44,7 +44,7 @@ class TrainConfig:
     beta1: float = 0.9
     beta2: float = 0.99
     grad_clip: float = 1.0  # the largest norm of the gradient
-    micro_batch_size: int | None = None  # rows computed at once; fewer need less memory and give the same gradient
+    micro_batch_size: int | None = None  # rows computed at once: less memory, same gradient but for dropout
     precision: str = "float32"  # or "bfloat16": products in 16 bits, in steps and estimates; weights in 32
     eval_every: int = 250
     eval_batches: int = 20
@@ -63,6 +63,9 @@ class TrainConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value <= high:
                 raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {high}")
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) == 1:
+                raise ValueError(f"{name} is 1: it must be below 1, or no gradient would count")
         if self.seed >= MOST_SEEDS:
             raise ValueError(f"seed is {self.seed}: it must be below {MOST_SEEDS:,}")
         names = {
@@ -197,6 +200,7 @@ def train(
             raise FloatingPointError(
                 f"training diverged at step {state.step}: the loss is {loss}, the gradient's norm {norm:.3g}; "
                 f"try a learning_rate below {config.learning_rate:g}"
+                + (f" and a muon_rate below {config.muon_rate:g}" if config.optimizer == "muon" else "")
             )
         for optimizer in state.optimizers:
             optimizer.step()

@@ -144,6 +144,15 @@ def test_a_forged_config_never_gives_a_model(model, tmp_path, change, message):
         load_model(tmp_path / "forged.safetensors")
 
 
+@pytest.mark.parametrize("facts", ["[1]", "not JSON", "3"])
+def test_facts_that_are_none_are_refused(model, tmp_path, facts):
+    tensors, metadata = read_tensors(save_model(model, tmp_path, SYMBOLS))
+    file = tmp_path / "forged.safetensors"
+    write_tensors(file, tensors, {**metadata, "facts": facts})
+    with pytest.raises(CheckpointError, match=f"{file.name} does not fit"):
+        load_facts(file)
+
+
 def test_a_missing_model_says_how_to_make_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="python -m minigpt train"):
         load_model(tmp_path)

@@ -268,6 +268,9 @@ def test_each_process_on_a_machine_has_a_gpu_of_its_own(monkeypatch):
     assert processes.pick_device("cuda:0") == "cuda:0"
     with pytest.raises(ValueError, match="device is 'cuda:2', but there are 2 GPUs here"):
         processes.pick_device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match=r"device is 'cuda:2', but there are 2 GPUs here.*or start fewer processes"):
+        processes.pick_device(None)
 
 
 def test_without_a_command_the_commands_are_listed(capsys):
@@ -324,6 +327,6 @@ def test_the_precision_is_measured_on_2048_symbols_at_most(rows, block_size, mea
 @pytest.mark.parametrize(("times", "choice"), [((1.0, 0.5), "bfloat16"), ((1.0, 0.95), "float32"), ((1, 2), "float32")])
 def test_sixteen_bits_are_taken_where_they_gain_a_tenth(times, choice, monkeypatch):
     seconds = dict(zip(("float32", "bfloat16"), times, strict=True))
-    monkeypatch.setattr(processes, "_seconds", lambda work, precision, device: seconds[precision])
+    monkeypatch.setattr(processes, "_seconds", lambda work, precision: seconds[precision])
     model = GPT(GPTConfig(block_size=8, n_embd=16, n_head=2, n_layer=1))
     assert processes.faster_precision(model, 2) == choice

@@ -127,9 +127,40 @@ def test_a_model_that_was_changed_is_run_through_its_modules(small_gpt):
     assert_cache_changes_nothing(small_gpt)
     del small_gpt.blocks[1].feed_forward.forward
     assert OnePosition.fits(small_gpt)
-    small_gpt.blocks[0].feed_forward.net[1] = torch.nn.GELU()
+    project = small_gpt.blocks[0].attention.project
+    small_gpt.blocks[0].attention.project = lambda x: tuple(2 * part for part in project(x))
     assert not OnePosition.fits(small_gpt)
     assert_cache_changes_nothing(small_gpt)
+
+
+def other_eps(model):
+    model.norm.eps = 1.0
+
+
+def no_head_bias(model):
+    model.head = torch.nn.Linear(model.config.n_embd, model.config.vocab_size, bias=False)
+
+
+def longer_mlp(model):
+    model.blocks[0].feed_forward.net.append(torch.nn.ReLU())
+
+
+def other_activation(model):
+    model.blocks[0].feed_forward.net[1] = torch.nn.GELU()
+
+
+@pytest.mark.parametrize("change", [other_eps, no_head_bias, longer_mlp, other_activation])
+def test_a_model_with_another_piece_is_run_through_its_modules(small_gpt, change):
+    change(small_gpt)
+    assert not OnePosition.fits(small_gpt)
+    assert_cache_changes_nothing(small_gpt)
+
+
+def test_asking_whether_a_model_fits_draws_no_random_number(small_gpt):
+    generation._plan.cache_clear()
+    before = torch.get_rng_state()
+    assert OnePosition.fits(small_gpt)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_number_of_threads_is_left_alone(small_gpt):
@@ -271,6 +302,13 @@ def test_temperature_divides_the_logits():
     assert next_probabilities(logits, 0).tolist() == [[1.0, 0.0, 0.0]]
     assert next_probabilities(logits, 1e-30).tolist() == [[1.0, 0.0, 0.0]]  # no overflow
     assert next_probabilities(logits, top_k=1).tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_of_equal_symbols_the_first_are_kept():
+    """As with temperature 0, as top-p does, and as the playground does."""
+    even = torch.zeros(65)
+    assert next_probabilities(even, top_k=2).nonzero().flatten().tolist() == [0, 1]
+    assert next_probabilities(even, temperature=0).nonzero().flatten().tolist() == [0]
 
 
 def test_a_top_k_above_the_vocabulary_keeps_all():

@@ -132,6 +132,6 @@ def test_rows_grow_half_way():
         assert idx.shape == targets.shape == shape
 
 
-def test_trials_that_are_not_there_say_how_to_make_them():
-    with pytest.raises(ValueError, match=r"no trials named 'x': make them with `python book/tools/trials.py x`"):
+def test_trials_that_are_not_there_are_named():
+    with pytest.raises(ValueError, match=r"no trials named 'x': there are ideas, race, scaling"):
         load_trials("x")

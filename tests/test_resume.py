@@ -153,17 +153,20 @@ def test_a_second_ctrl_c_says_what_is_kept(text_file, tmp_path, monkeypatch, cap
     assert not (folder / "model.safetensors").exists()
 
 
-def test_a_run_that_diverges_goes_on_from_what_was_saved_with_a_lower_rate(text_file, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_diverges_goes_on_from_what_was_saved_with_a_lower_rate(optimizer, text_file, tmp_path):
     folder = tmp_path / "run"
-    done = run(*SMALL, "--data", text_file, "--steps", 20, "--learning-rate", "1e30", "--out", folder)
+    recipe = ["--steps", 20, "--optimizer", optimizer, "--learning-rate", "1e30"]
+    done = run(*SMALL, "--data", text_file, *recipe, "--out", folder)
     assert done.returncode == 1
     assert "training diverged at step" in done.stderr
     assert "Step 0 is saved." in done.stderr
-    assert f"--resume {folder} --data {text_file} --learning-rate" in done.stderr
+    rates = "--learning-rate …" + (" --muon-rate …" if optimizer == "muon" else "")
+    assert f"--resume {folder} --data {text_file} {rates}\n" in done.stderr
     assert "Traceback" not in done.stderr
-    again = run("--resume", folder, "--data", text_file, "--learning-rate", "1e-3")
+    again = run("--resume", folder, "--data", text_file, "--learning-rate", "1e-3", "--muon-rate", "0.01")
     assert again.returncode == 0, again.stderr
-    assert load_run(folder).config.learning_rate == 1e-3
+    assert (load_run(folder).config.learning_rate, load_run(folder).config.muon_rate) == (1e-3, 0.01)
     assert load_facts(folder)["step"] == 20
 
 
@@ -186,6 +189,18 @@ def test_the_keeper_saves_no_damaged_weights_and_lets_a_second_ctrl_c_through(sm
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_all_processes_stop_after_the_same_step(small_gpt, tmp_path):
+    """Ctrl-C reaches them one by one: the one that did not hear of it yet stops, and saves, with the others."""
+    config = TrainConfig()
+    run = Run("gpt", small_gpt, CharTokenizer("ab"), config, "", start(small_gpt, config))
+    keeper = Keeper(run, tmp_path, every=1000, agree=lambda flag: True)
+    run.state.step = 1
+    with pytest.raises(KeyboardInterrupt):
+        keeper(run.state)
+    assert keeper.at_rest
+    assert load_run(tmp_path).state.step == 1
+
+
 def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
     folder = tmp_path / "run"
     assert run(*SMALL, "--data", text_file, "--steps", 3, "--out", folder).returncode == 0
@@ -200,6 +215,10 @@ def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert load_run(folder).state.step == 5
     assert load_facts(folder)["step"] == 5
+    done = run("--resume", folder, "--data", text_file, "--steps", 4)
+    assert done.returncode == 2
+    assert "--steps is 4, but the run is at step 5: give a larger number" in done.stderr
+    assert load_run(folder).config.steps == 5
 
 
 @pytest.mark.parametrize(

@@ -162,23 +162,27 @@ def test_links_between_markdown_files() -> None:
                 assert (file.parent / target.split("#")[0]).exists(), f"{file.name}: {target}"
 
 
-def test_handouts_hold_no_solution() -> None:
-    """A handout keeps the exercise and its check, and drops the solution and every output."""
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_handouts_hold_no_solution(path: Path) -> None:
+    """A handout keeps every exercise, its stub and the recap, and drops the solutions and every output."""
+    whole = json.loads(path.read_text("utf8"))
+    cells = handout.without_solutions(whole)["cells"]
 
-    def markdown(text: str) -> dict[str, object]:
-        return {"cell_type": "markdown", "metadata": {}, "source": text}
+    def text(cells: list[dict[str, object]], kind: str) -> str:
+        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)
 
-    def code(text: str) -> dict[str, object]:
-        return {"cell_type": "code", "metadata": {}, "source": text, "execution_count": 1, "outputs": [{}]}
-
-    cells = [
-        markdown("# T"), markdown("```{exercise-start} E\n:label: ex-1\n```"), code("stub"),
-        markdown("```{exercise-end}\n```"), markdown("```{solution-start} ex-1\n```\nBecause."), code("secret"),
-        markdown("```{solution-end}\n```"), code("after"),
-    ]  # fmt: skip
-    kept = handout.without_solutions({"cells": cells, "metadata": {}})["cells"]
-    assert [cell["source"] for cell in kept if cell["cell_type"] == "code"] == ["stub", "after"]
-    assert all(not cell.get("outputs") for cell in kept)
+    solutions = re.compile(r":::\{solution-start\}.*?:::\{solution-end\}\n:::", re.DOTALL)
+    kept = solutions.sub("", text(whole["cells"], "markdown"))
+    assert text(cells, "markdown").split() == kept.split()
+    assert "{solution" not in kept
+    assert kept.count("{exercise-start}") == kept.count("{exercise-end}") >= 3
+    assert "## Recap" in kept
+    code = {"".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    folded = [cell for cell in whole["cells"] if cell["metadata"].get("jupyter", {}).get("source_hidden")]
+    solved = {"".join(cell["source"]) for cell in folded}
+    assert len(solved) >= 3
+    assert code == {"".join(cell["source"]) for cell in whole["cells"] if cell["cell_type"] == "code"} - solved
+    assert not any(cell.get("outputs") for cell in cells)
 
 
 # ---- the built site ------------------------------------------------------------------------------------------------

@@ -225,7 +225,8 @@ def test_a_run_stopped_in_memory_goes_on_where_it_was(ids):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_touched(model, ids):
+@pytest.mark.parametrize(("optimizer", "more"), [("adamw", "$"), ("muon", r" and a muon_rate below 0\.02$")])
+def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_touched(optimizer, more, model, ids):
     kept = []
 
     def plant(state):
@@ -234,8 +235,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_touched(m
                 model.head.bias.fill_(float("nan"))
             kept.append([p.clone() for p in model.parameters()])
 
-    with pytest.raises(FloatingPointError, match=r"diverged at step 4: the loss is nan.*learning_rate below 0\.003"):
-        train(model, ids, ids, QUICK, after_step=plant, progress=False)
+    said = r"diverged at step 4: the loss is nan.*learning_rate below 0\.003" + more
+    with pytest.raises(FloatingPointError, match=said):
+        train(model, ids, ids, replace(QUICK, optimizer=optimizer), after_step=plant, progress=False)
     for now, then in zip(model.parameters(), kept[0], strict=True):
         torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)
 
@@ -257,6 +259,7 @@ def test_the_mode_is_training_after_measuring(model, ids):
         ({"micro_batch_size": 0}, "micro_batch_size is 0"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001: it must be a number"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"beta1": 1.0}, "beta1 is 1: it must be below 1"),
         ({"final_rate": 2}, "final_rate is 2: it must be a number from 0 to 1"),
         ({"optimizer": "Muon"}, "optimizer is 'Muon': it must be 'adamw' or 'muon'"),
         ({"sampling": "x"}, "sampling is 'x': it must be 'random' or 'in turn'"),

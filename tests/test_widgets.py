@@ -91,6 +91,17 @@ def test_a_prompt_edited_meanwhile_is_not_shown(model: GPT, monkeypatch: pytest.
     assert prompt.value == "gh"
 
 
+def test_a_model_that_cannot_be_copied_is_answered_in_one_line(model: GPT) -> None:
+    widget = sampler(model, TOKENIZER, "a")
+    model.kept = model.head.weight * 2  # a result that a hook kept, with its gradient
+    button = control(widget, "Generate")
+    button.click()
+    assert button.description == "Generate"
+    assert 'role="alert"' in shown(widget)
+    del model.kept
+    assert write(widget).startswith("a")
+
+
 def test_nothing_runs_before_the_click(model: GPT) -> None:
     assert "<pre" not in shown(sampler(model, TOKENIZER))
 

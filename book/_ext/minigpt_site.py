@@ -1,7 +1,7 @@
 """What the site needs and Sphinx has no setting for.
 
 - MathJax from this machine, and addresses derived from `repository.url`;
-- `{shown}` and `{chapter}`: links to chapters, which read as plain text while a chapter is not in the contents yet;
+- `{shown}` and `{chapter}`: links to chapters;
 - `{chapters}`: the table of minutes; `{landing}`: the trained model of the front page, from `book/landing.json`;
 - `{runs}`: the table of recorded runs, from `data/runs/`;
 - small repairs of the HTML that axe finds fault with.
@@ -64,7 +64,7 @@ def number(name: str) -> int:
 
 
 class Chapter(SphinxRole):
-    """`{chapter}`06_block``, `{chapter}`its own words <06_block>``: a link to a chapter once it is in the contents."""
+    """`{chapter}`06_block``, `{chapter}`its own words <06_block>``: a link to a chapter."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         given = re.fullmatch(r"(?:(.+) <)?(\w+)>?", self.text)
@@ -72,7 +72,7 @@ class Chapter(SphinxRole):
             raise ValueError(f"{{chapter}} takes the name of a notebook, not {self.text!r}")
         name, words = given[2], given[1]
         if name not in chapters():
-            return [nodes.inline("", words or name.split("_", 1)[1].replace("_", " ").capitalize())], []
+            raise ValueError(f"{{chapter}}: there is no chapter {name!r} in _toc.yml")
         target = {"refdomain": "std", "reftype": "doc", "refexplicit": True, "refwarn": True}
         link = addnodes.pending_xref(
             "",

@@ -13,7 +13,7 @@
 
   function choice(label, count, chosen, change) {
     const select = make("select", {});
-    for (let i = 0; i < count; i++) select.append(new Option(String(i + 1), String(i), i === chosen, i === chosen));
+    for (let i = 0; i < count; i++) select.append(new Option(String(i), String(i), i === chosen, i === chosen));
     select.addEventListener("change", () => change(Number(select.value)));
     return make("label", {}, label + " ", select);
   }

@@ -76,8 +76,7 @@ class Column {
   use(entry) {
     if (this.entry === entry) return;
     this.entry = entry;
-    this.off = new Set();
-    this.head = null;
+    Object.assign(this, { off: new Set(), head: null, ids: [], logits: null, weights: [], own: null });
     this.title.textContent = entry.label;
     const parameters = Object.values(entry.model.tensors || { table: entry.model.table }).reduce((sum, part) => sum + part.length, 0);
     const { step, val_loss, preset } = entry.facts;
@@ -168,9 +167,9 @@ class Column {
 
   select(index) {
     this.selected = index;
+    if (index === null) this.line.removeAttribute("aria-activedescendant");
     colour = index === null ? "surprise" : "attention";
     drawColour();
-    this.job++;
     this.look().then(() => {
       if (index !== null) say(`${this.describe(index)}. ${this.expectation()}`);
     }).catch(fault);
@@ -298,7 +297,7 @@ class Column {
     const measured = this.surprise.slice(this.written).filter((bits) => bits !== undefined);
     const parts = [];
     if (colour === "attention" && this.weights.length) {
-      const which = this.head ? `layer ${this.head[0] + 1}, head ${this.head[1] + 1}` : "the heads, on average,";
+      const which = this.head ? `layer ${this.head[0]}, head ${this.head[1]}` : "the heads, on average,";
       parts.push(`Shaded: what ${which} read at “${sign(this.symbol(this.place()))}”.`);
     } else if (colour === "attention") parts.push("Shaded: the one symbol that this model looks at.");
     else parts.push("Shaded: how surprising each symbol was.");
@@ -319,7 +318,7 @@ class Column {
     const strip = (name, layer, head) => {
       const canvas = make("canvas", { height: "1" }), most = make("td", { class: "pg-most" });
       const button = make("button", { type: "button", class: "pg-strip", "aria-pressed": "false", onclick: () => this.choose(layer, head) }, canvas);
-      const box = layer === null ? "" : make("input", { type: "checkbox", checked: true, "aria-label": `Layer ${layer + 1}, head ${head + 1} is on`,
+      const box = layer === null ? "" : make("input", { type: "checkbox", checked: true, "aria-label": `Layer ${layer}, head ${head} is on`,
         onchange: (event) => this.toggle(`${layer}.${head}`, event.target.checked) });
       const row = make("tr", {}, make("th", { scope: "row" }, layer === null ? name : make("label", {}, box, name)), make("td", {}, button), most);
       this.strips.push({ canvas, most, button, box, row, layer, head, name });
@@ -328,7 +327,7 @@ class Column {
     body.append(strip("mean", null, null));
     for (let layer = 0; layer < n_layer; layer++) {
       for (let head = 0; head < n_head; head++) {
-        const row = strip(`${layer + 1}.${head + 1}`, layer, head);
+        const row = strip(`${layer}.${head}`, layer, head);
         if (head === 0) row.className = "pg-layer";
         body.append(row);
       }
@@ -353,10 +352,9 @@ class Column {
     this.forget();
     const before = this.adjusted;
     this.update().then(() => {
-      if (!before) return;
+      if (!before || this.adjusted === before) return; // or something newer has begun
       const change = this.adjusted.reduce((sum, p, i) => sum + Math.abs(p - before[i]), 0) / 2;
-      const name = head.split(".").map((n) => Number(n) + 1).join(".");
-      say(`Head ${name} ${on ? "on" : "off"}: ${percent(change)} of the probability moved. ${this.expectation()}`);
+      say(`Head ${head} ${on ? "on" : "off"}: ${percent(change)} of the probability moved. ${this.expectation()}`);
     }).catch(fault);
     save();
   }
@@ -389,7 +387,7 @@ class Column {
       const best = weights.reduce((top, weight, t) => (weight > weights[top] ? t : top), 0), back = at - first - best;
       const where = back === 0 ? "itself" : `${back} back`;
       most.replaceChildren(make("code", {}, sign(this.symbol(first + best))), ` ${where}, ${Math.round(100 * weights[best])} %`);
-      const who = layer === null ? "All heads, mean" : `Layer ${layer + 1}, head ${head + 1}`;
+      const who = layer === null ? "All heads, mean" : `Layer ${layer}, head ${head}`;
       const most_read = `${named(this.symbol(first + best))}, ${where}, ${Math.round(100 * weights[best])} %`;
       button.setAttribute("aria-label", `${who}: mostly ${most_read}. Shade the text with it`);
       button.title = `${name}: shade the text with it`;
@@ -548,7 +546,7 @@ function change(changed) {
   stop();
   const text = "with" in changed ? writtenText() : "";
   notice = "";
-  Object.assign(state, changed);
+  Object.assign(state, changed, "model" in changed ? { off: "" } : {}, "with" in changed ? { off2: "" } : {}); // another model has other heads
   arrange();
   restart(text);
   save(true);
@@ -561,7 +559,7 @@ function arrange() { // as many columns as models are chosen and here
   while (columns.length > wanted.length) columns.pop();
   while (columns.length < wanted.length) columns.push(new Column(columns.length ? "second" : "first"));
   columns.forEach((column, i) => column.use(models.get(wanted[i])));
-  const awaited = make("p", { class: "pg-wait" }, `${state.model} is on its way: up to 2 MB, once.`);
+  const awaited = make("p", { class: "pg-wait" }, `${state.model} is on its way: up to 5 MB, once.`);
   const now = columns.length ? columns.map((column) => column.element) : [awaited];
   const same = now.length === grid.children.length && now.every((element, i) => element === grid.children[i]);
   if (!same) grid.replaceChildren(...now); // what stays in its place keeps focus and scrolling
@@ -629,8 +627,8 @@ function flush() { // what is written and not in the address yet, before somethi
 
 function address(how) {
   state.text = writtenText().slice(0, 1500);
-  state.off = [...(columns[0]?.off || [])].join(" ");
-  state.off2 = [...(columns[1]?.off || [])].join(" ");
+  if (!state.with) state.off2 = "";
+  columns.forEach((column, i) => { state[nameOf(column, i)] = [...column.off].join(" "); });
   const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULT[key]);
   const hash = new URLSearchParams(changed.map(([key, value]) => [key, String(value)])).toString();
   if (location.hash.slice(1) === hash) return;
@@ -659,6 +657,14 @@ function fromAddress() {
   for (const { show } of Object.values(sliders)) show();
 }
 
+function headsOf(names) { // "0.1 2.3", as the address names them
+  return new Set(names.split(" ").filter((head) => /^\d+\.\d+$/.test(head)));
+}
+
+function nameOf(column, i) { // of its heads in the address; a second model may be here before the first
+  return i === 0 && column.entry.key === state.model ? "off" : "off2";
+}
+
 function show() { // what the address says
   stop();
   fromAddress();
@@ -668,7 +674,7 @@ function show() { // what the address says
   const { off, off2, text } = state;
   arrange();
   columns.forEach((column, i) => {
-    column.off = new Set((i ? off2 : off).split(" ").filter((head) => /^\d+\.\d+$/.test(head)));
+    column.off = headsOf({ off, off2 }[nameOf(column, i)]);
     column.forget();
   });
   const names = absent.map((key) => key.replace("own:", "")).join(" and ");
@@ -737,11 +743,11 @@ async function arrive([key, text]) { // the weights of a model of the book, as a
   offer({ ...loaded, key, label: key });
   if (key === state.model || key === state.with) {
     stop();
-    const { off, off2 } = state, text = writtenText() || state.text;
+    const { off, off2 } = state, text = writtenText() || state.text, before = columns.map((column) => column.entry);
     arrange();
     columns.forEach((column, i) => {
-      if (column.entry.key !== key) return;
-      column.off = new Set((i ? off2 : off).split(" ").filter((head) => /^\d+\.\d+$/.test(head)));
+      if (column.entry === before[i]) return; // the heads that it is without stay off
+      column.off = headsOf({ off, off2 }[nameOf(column, i)]);
       column.forget();
     });
     restart(text);

@@ -11,14 +11,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def without_solutions(nb: dict[str, Any]) -> dict[str, Any]:
-    """The notebook without the cells from `{solution-start}` to `{solution-end}`, and without outputs."""
+    """The notebook without what stands from `{solution-start}` to `{solution-end}`, and without outputs."""
     kept, inside = [], False
     for cell in nb["cells"]:
         text = "".join(cell["source"])
-        inside = inside or "{solution-start}" in text
-        if not inside:
-            kept.append({**cell, "outputs": [], "execution_count": None} if cell["cell_type"] == "code" else cell)
-        inside = inside and "{solution-end}" not in text
+        if inside:  # a solution may end in the cell where the next exercise begins
+            _, end, text = text.partition(":::{solution-end}\n:::")
+            inside = not end
+        text, start, _ = text.partition(":::{solution-start}")
+        inside = inside or bool(start)
+        if text.strip():
+            empty: dict[str, Any] = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
+            kept.append({**cell, "source": text.strip("\n"), **empty})
     return {**nb, "cells": kept}
 
 
@@ -26,6 +30,8 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
     folder = Path(sys.argv[1])
+    if folder.resolve() == ROOT / "notebooks":
+        raise SystemExit("that folder holds the notebooks themselves: name another one")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         nb = without_solutions(json.loads(path.read_text("utf8")))

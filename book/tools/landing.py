@@ -122,7 +122,7 @@ def social_png(weights: torch.Tensor, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FILE")
-    parser.add_argument("--layer", type=int, help="the head of the still pictures, counted from 1")
+    parser.add_argument("--layer", type=int, help="of the head of the still pictures; else the farthest-looking")
     parser.add_argument("--head", type=int)
     options = parser.parse_args()
 
@@ -152,10 +152,11 @@ def main() -> None:
     line = text[begin : begin + min(model.config.block_size, 64)]
     data, weights = reading(model, tokenizer.encode(line)[None], tokenizer)
     layer, head = far_looking(weights)
-    layer, head = (options.layer or layer + 1) - 1, (options.head or head + 1) - 1
+    layer = layer if options.layer is None else options.layer
+    head = head if options.head is None else options.head
     data["start"] = {"layer": layer, "head": head, "position": line.rindex(" ") - 2}
     cut = line[:42]
-    alt = f"Layer {layer + 1}, head {head + 1} of a trained model on {cut!r}: each row shades what that symbol reads."
+    alt = f"Layer {layer}, head {head} of a trained model on {cut!r}: each row shades what that symbol reads."
     record["the line that is read"] = f"{len(line)} symbols of the validation text, beginning {cut.splitlines()[0]!r}"
     record["software"] = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, on the CPU"
     landing = {
@@ -170,7 +171,7 @@ def main() -> None:
     (ROOT / "book" / "landing.json").write_text(json.dumps(landing, ensure_ascii=False, indent=1) + "\n", "utf8")
     (STATIC / "attention.svg").write_text(attention_svg(weights[layer, head, :42, :42], cut, alt), "utf8")
     social_png(weights[layer, head], STATIC / "social.png")
-    print(f"layer {layer + 1}, head {head + 1}; wrote book/landing.json, attention.svg and social.png")
+    print(f"layer {layer}, head {head}; wrote book/landing.json, attention.svg and social.png")
 
 
 if __name__ == "__main__":

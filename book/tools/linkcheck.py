@@ -6,6 +6,7 @@ where one is gone. `--list` only lists them.
 
 from __future__ import annotations
 
+import http.client
 import re
 import sys
 import urllib.error
@@ -39,7 +40,7 @@ def answer(url: str) -> str:
             return ""
     except urllib.error.HTTPError as error:
         return "" if error.code in (403, 429) else f"{error.code} {error.reason}"  # it is there, and wants no robots
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return f"{type(error).__name__}: {error}"
 
 

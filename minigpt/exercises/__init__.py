@@ -86,9 +86,9 @@ def compare(result: Tensor, wanted: Tensor, wrong: Mapping[str, Tensor | None], 
     recognize(result, wanted, wrong, where)
     if close(result, wanted):
         return
-    at = tuple(int(i) for i in (~((result - wanted).abs() <= 1e-4)).nonzero()[0])
+    at = tuple((~near(result, wanted)).nonzero()[0].tolist())
     place = f"at {at} stands" if at else "the answer is"
-    raise AssertionError(f"{where}{place} {result[at].item():.4f}: it must be {wanted[at].item():.4f}")
+    raise AssertionError(f"{where}{place} {result[at].item():.6g}: it must be {wanted[at].item():.6g}")
 
 
 def recognize(result: Tensor, wanted: Tensor, wrong: Mapping[str, Tensor | None], where: str = "") -> None:
@@ -100,7 +100,11 @@ def recognize(result: Tensor, wanted: Tensor, wrong: Mapping[str, Tensor | None]
 
 
 def close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
+    return a.shape == b.shape and bool(near(a, b).all())
+
+
+def near(a: Tensor, b: Tensor) -> Tensor:
+    return torch.isclose(a.float(), b.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def describe(thing: object) -> str:

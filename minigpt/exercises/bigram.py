@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import attempt, check, recognize, right
+from minigpt.exercises import attempt, check, close, recognize, right
 
 
 @check
@@ -40,8 +40,8 @@ def check_to_probabilities(function: Callable[[Tensor, float], Tensor]) -> None:
         }
         recognize(table, answer, wrong, f"{case}: ")
         sums = table.sum(dim=1)
-        assert torch.allclose(sums, torch.ones_like(sums)), f"{case}: the rows add up to {_short(sums)}, not to 1"
-        assert torch.allclose(table, answer), f"{case}: you say {_short(table)}, it is {_short(answer)}"
+        assert close(sums, torch.ones_like(sums)), f"{case}: the rows add up to {_short(sums)}, not to 1"
+        assert close(table, answer), f"{case}: you say {_short(table)}, it is {_short(answer)}"
     right("each row adds up to 1, and nothing is impossible.")
 
 

@@ -1,4 +1,4 @@
-"""The checks of chapter 9: bits per character, top-p, writing with a cache, beam search."""
+"""The checks of chapter 9: top-p, writing with a cache, jumping at the end of the context, beam search."""
 
 from __future__ import annotations
 

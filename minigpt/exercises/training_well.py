@@ -101,6 +101,7 @@ def check_rotate(turn: Callable[[Tensor, int], Tensor]) -> None:
             return
         must_be(given, x.shape)
         assert x.equal(before), "x itself has changed: return a new tensor"
+        given = given.float()
         if torch.allclose(given, rotate(x, start), atol=1e-4):
             continue
         for sentence, wrong in _wrong_rotations(x, start).items():

@@ -132,7 +132,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> CharTokenizer:
 
 def load_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
     """How the model was made: preset, steps, losses, seconds, as far as it was saved."""
-    return json.loads(read_tensors(find_model(path))[1].get("facts", "{}"))
+    file = find_model(path)
+    metadata = read_tensors(file)[1]
+    with fitting(file, "model"):
+        return dict(json.loads(metadata.get("facts", "{}")))
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
@@ -189,7 +192,7 @@ def _header(file: Path, data: bytes) -> dict[str, Any]:
         header = json.loads(data[8 : 8 + size])
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         end = 8 + size + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise foreign from None
     if end > len(data):
         raise CheckpointError(truncated.format(f"{end - len(data):,}"))

@@ -42,9 +42,10 @@ SIZES = {
 RECIPE = {
     "steps": (int, "how many updates of the weights"),
     "batch_size": (int, "rows in a step"),
-    "sampling": (str, "random, or in turn: row after row of a text cut anew in every turn"),
-    "micro_batch_size": (int, "rows computed at once: fewer need less memory, same result"),
-    "learning_rate": (float, "the highest rate, after the warm-up"),
+    "sampling": (str, "random, or 'in turn' (with the quotes): every row once, in random order, before any twice"),
+    "micro_batch_size": (int, "rows computed at once: fewer need less memory, same gradient but for dropout"),
+    "learning_rate": (float, "AdamW's highest rate, after the warm-up"),
+    "muon_rate": (float, "Muon's highest rate, for the matrices of the blocks"),
     "weight_decay": (float, "how strongly matrices are pulled to 0"),
     "optimizer": (str, "adamw, or muon: Muon for the matrices of the blocks"),
     "precision": (str, "float32, bfloat16, or auto: what is faster here"),
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return 130
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        signs = ("DefaultCPUAllocator", "MPS backend out of memory", "Storage size calculation overflowed")
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in signs):
             raise
         print("minigpt: not enough memory: try a smaller --micro-batch-size, or a smaller model", file=sys.stderr)
         return 1
@@ -155,7 +157,7 @@ def _train(args: argparse.Namespace) -> int:
     if not (math.isfinite(args.save_every) and args.save_every >= 0):
         raise ValueError(f"--save-every is {args.save_every}: it must be a number of seconds, 0 or more")
     device = pick_device(args.device)
-    if device == "mps":
+    if device.startswith("mps"):
         warning = "minigpt: warning: Apple's MPS has given silently wrong results with torch; compare with --device cpu"
         print(warning, file=sys.stderr)
     text = load_text(args.data)
@@ -192,7 +194,7 @@ def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> R
 
 def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
     changes = _given(args, SIZES | RECIPE)
-    allowed = {"steps", "learning_rate", "eval_every"}
+    allowed = {"steps", "learning_rate", "muon_rate", "eval_every"}
     if args.out or set(changes) - allowed:
         names = [_flag(name) for name in sorted(set(changes) - allowed)] + (["--out"] if args.out else [])
         raise ValueError(f"a resumed run keeps what it began with: leave {', '.join(names)} out")
@@ -202,8 +204,10 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
     if run.text_sha256 != text_sha256(text):
         raise ValueError(f"the run in {args.resume} was trained on another text: pass that one with --data")
     run.config = replace(run.config, **changes)
-    for leftover in args.resume.glob(f".{RUN_FILE}.*"):  # of a save that was killed
-        leftover.unlink(missing_ok=True)  # another process may have been quicker
+    if run.config.steps < run.state.step:
+        raise ValueError(
+            f"--steps is {run.config.steps}, but the run is at step {run.state.step}: give a larger number"
+        )
     return run
 
 
@@ -240,12 +244,14 @@ def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text
     train_ids, val_ids = split(run.tokenizer.encode(text))
     for name, ids in (("training", train_ids), ("validation", val_ids)):  # before anything is saved
         check_sizes(ids, run.config.batch_size, run.model.config.block_size, f"{name} part of the text")
-    keeper = Keeper(run, folder, args.save_every, writes=team.is_first)
+    keeper = Keeper(run, folder, args.save_every, writes=team.is_first, agree=team.any)
     again = {"resume": folder.as_posix(), "data": args.data, "device": args.device}
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in again.items() if value is not None]
     resume = " ".join(["python -m minigpt train", *given])
     if team.is_first:
         print(_summary(run, folder))
+        for leftover in folder.glob(f".{RUN_FILE}.*"):  # of a save that was killed
+            leftover.unlink()
         save_run(run, folder)
     try:
         with keeper.listening():
@@ -262,9 +268,10 @@ def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text
         return 130
     except FloatingPointError as error:
         if team.is_first:
+            rates = "--learning-rate …" + (" --muon-rate …" if run.config.optimizer == "muon" else "")
             print(
                 f"\nminigpt: {error}. Step {keeper.saved_step} is saved. If the loss was still falling there, go on "
-                f"with a lower rate, else begin again with one: {resume} --learning-rate …",
+                f"with a lower rate, else begin again with one: {resume} {rates}",
                 file=sys.stderr,
             )
         return 1

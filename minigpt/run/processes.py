@@ -42,6 +42,14 @@ class Processes:
             dist.broadcast_object_list(values)
         return values[0]
 
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in one of the processes at least."""
+        if self.count == 1:
+            return flag
+        found = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
     def sample(
         self, ids: Tensor, block_size: int, config: training.TrainConfig, state: training.TrainState
     ) -> tuple[Tensor, Tensor]:
@@ -94,11 +102,14 @@ def pick_device(name: str | None) -> str:
         raise ValueError(f"device is {name!r}, which torch does not know: use cpu, cuda, cuda:0 or mps") from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"device is {name!r}, on which minigpt was never tried: use cpu, cuda, cuda:0 or mps")
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # under torchrun each process has its own
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs here, counted from 0")
-    if name.startswith("cuda") and os.environ.get("LOCAL_RANK") and device.index is None:
-        return f"cuda:{os.environ['LOCAL_RANK']}"
-    return name
+        raise ValueError(
+            f"device is {str(device)!r}, but there are {torch.cuda.device_count()} GPUs here, counted from 0: "
+            "choose another --device, or start fewer processes"
+        )
+    return str(device)
 
 
 def machine(device: torch.device) -> str:
@@ -127,21 +138,21 @@ def faster_precision(model: LanguageModel, rows: int) -> str:
     def step(precision: str) -> None:
         with training.autocast(precision, device):
             logits = model(idx)
-        cross_entropy(logits.float(), idx).backward()
+        loss = cross_entropy(logits.float(), idx)
+        loss.backward()
+        loss.item()  # waits until a GPU is done
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        plain, short = (_seconds(step, precision, device) for precision in ("float32", "bfloat16"))
+        plain, short = (_seconds(step, precision) for precision in ("float32", "bfloat16"))
     model.zero_grad(set_to_none=True)
     return "bfloat16" if short < 0.9 * plain else "float32"
 
 
-def _seconds(work: Callable[[str], None], precision: str, device: torch.device) -> float:
+def _seconds(work: Callable[[str], None], precision: str) -> float:
     """The best of three timings, after one run to warm up."""
     times = []
     for _ in range(4):
         began = time.perf_counter()
         work(precision)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
     return min(times[1:])

@@ -1,7 +1,7 @@
 """Recorded runs: what a preset reached, on which machine, in how many seconds, as small JSON files in `data/runs/`.
 
 `python -m minigpt train` writes such a file into every run's folder (`history.json`); the ones that the book quotes are
-kept, so that a chapter can draw a run of an hour in a second.
+kept, so that a chapter can draw a run of minutes or hours in a second.
 """
 
 import json
@@ -54,14 +54,15 @@ def _folder() -> Path:
 
 
 def load_trials(name: str) -> list[dict[str, Any]]:
-    """Short trials, as `book/tools/trials.py` made them: `ideas` or `scaling`, a dictionary each.
+    """Short trials, as `book/tools/trials.py` and the benchmark made them: `ideas`, `scaling` or `race`.
 
     Raises:
         ValueError: there are no trials of that name.
     """
     file = _folder() / "trials" / f"{name}.json"
     if not file.exists():
-        raise ValueError(f"there are no trials named {name!r}: make them with `python book/tools/trials.py {name}`")
+        there = ", ".join(sorted(other.stem for other in file.parent.glob("*.json")))
+        raise ValueError(f"there are no trials named {name!r}: there are {there}")
     return json.loads(file.read_text("utf8"))
 
 

@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,22 +114,26 @@ class Keeper:
     Args:
         every: seconds between two saves; 0 saves after every step.
         writes: whether this process saves; of several that train together only one does.
+        agree: whether one of them was interrupted, so that all stop after the same step.
     """
 
-    def __init__(self, run: Run, folder: Path, every: float, writes: bool = True) -> None:
-        self.run, self.folder, self.every, self.writes = run, folder, every, writes
+    def __init__(
+        self, run: Run, folder: Path, every: float, writes: bool = True, agree: Callable[[bool], bool] = bool
+    ) -> None:
+        self.run, self.folder, self.every, self.writes, self.agree = run, folder, every, writes, agree
         self.interrupted = False
         self.saved_step = run.state.step  # the step that the file holds
         self.at_rest = False  # whether it stopped between two steps and saved
         self._saved_at = time.monotonic()
 
     def __call__(self, state: TrainState) -> None:
-        if self.writes and (self.interrupted or time.monotonic() - self._saved_at >= self.every):
+        stop = self.agree(self.interrupted)
+        if self.writes and (stop or time.monotonic() - self._saved_at >= self.every):
             if all(bool(p.isfinite().all()) for p in self.run.model.parameters()):  # never replace a good one by a bad
                 save_run(self.run, self.folder)
                 self.saved_step = state.step
             self._saved_at = time.monotonic()
-        if self.interrupted:
+        if stop:
             self.at_rest = self.saved_step == state.step
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""The figures of the book (chapter 8), in one style.
+"""The figures of the book, in one style.
 
 Heat maps run from white (nothing) to dark blue (all); lines take the palette of Okabe and Ito, which survives colour
 blindness, and differ in their dashes as well, which survives print.

@@ -1,4 +1,4 @@
-"""Controls for a running kernel: write with a model, look into its heads (chapters 3, 7 and 8).
+"""Controls for a running kernel: write with a model, look into its heads (chapters 3, 7 and 9).
 
 Each function returns a widget that Jupyter and Colab show. Whatever a reader types, the widget answers in one line:
 it never prints a traceback. Pictures are placed as HTML, which lets them carry an alt text.
@@ -77,10 +77,15 @@ def sampler(
         stop.clear()
         _say(line, "")
         page.value = ""
+        try:
+            writer = copy.deepcopy(model)
+        except Exception as error:
+            _say(line, error)
+            return
         button.description, button.button_style = "Stop", "warning"
         # A thread, because a kernel that is busy here could not hear the button. It needs the context of this message.
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(write, copy.deepcopy(model))).start()
+        threading.Thread(target=context.run, args=(write, writer)).start()
 
     button.on_click(click)
     return widgets.VBox([text, heat, top_k, top_p, widgets.HBox([seed, count]), button, line, page])

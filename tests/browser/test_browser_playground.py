@@ -323,6 +323,37 @@ def test_a_model_that_cannot_be_loaded_is_named(page: Any, site: str) -> None:
     page.locator(".pg-message", has_text="modern-coffee could not be loaded: check the connection").wait_for()
 
 
+def test_a_shared_comparison_finds_its_heads_whichever_model_arrives_first(page: Any, site: str) -> None:
+    held: list[Any] = []
+    page.route("**/weights/modern-laptop.js*", lambda route: held.append(route))
+    go(page, f"{site}/{PAGE}#model=modern-laptop&with=gpt-laptop&off=0.1&off2=1.2")
+    off = "() => [...document.querySelectorAll('.pg-heads input:not(:checked)')].map(box => box.ariaLabel)"
+    assert page.evaluate(off) == ["Layer 1, head 2 is on"]  # the second model is here, and stands alone
+    while not held:
+        page.wait_for_timeout(50)
+    held.pop().continue_()
+    page.wait_for_function("() => document.querySelectorAll('.pg-column').length === 2")
+    assert page.evaluate(off) == ["Layer 0, head 1 is on", "Layer 1, head 2 is on"]
+    page.locator("#pg-seed").fill("7")
+    page.wait_for_function("() => location.hash.includes('seed=7')")
+    assert "off=0.1&off2=1.2" in page.evaluate("() => location.hash")
+
+
+def test_a_symbol_chosen_while_the_text_is_read_leaves_its_surprise(play: Any) -> None:
+    """A head is switched off, the text is read anew, and meanwhile a symbol is chosen."""
+    all_models(play)
+    play.locator("#pg-model").select_option("modern-coffee")
+    play.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 5)
+    play.wait_for_function("() => document.querySelector('.pg-text span:last-child').title.includes('bits')")
+    play.evaluate(
+        """() => {
+            document.querySelector('.pg-heads input').click();
+            document.querySelector('.pg-text span').click();
+        }"""
+    )
+    play.wait_for_function("() => document.querySelector('.pg-text span:last-child').title.includes('bits')")
+
+
 def test_a_branch_inside_the_prompt_is_kept_by_the_address(play: Any) -> None:
     """Cut within the prompt, the rest of the prompt is the new one: what is shared is what is seen."""
     settled(play, lambda: play.locator(".pg-text span").nth(3).click())
@@ -379,7 +410,7 @@ def test_every_head_of_a_symbol(play: Any, laptop: Any) -> None:
         symbol = PROMPT[int(head.argmax())]
         assert row.startswith(SIGNS.get(symbol, symbol))
     same(bars(play), python_bars(model(idx)[0, -1], tokenizer.symbols, temperature=0.8))
-    play.locator(".pg-strip").nth(3).click()  # layer 1, head 3
+    play.locator(".pg-strip").nth(3).click()  # layer 0, head 2
     shades = play.evaluate(
         "() => [...document.querySelectorAll('.pg-text span')].map(s => +s.style.getPropertyValue('--shade'))"
     )
@@ -393,7 +424,7 @@ def test_a_head_switched_off(play: Any, laptop: Any) -> None:
     """The bars are those of the model without that head; the marks stay; 'All heads on' restores."""
     _, tokenizer = laptop
     before = bars(play)
-    settled(play, lambda: play.get_by_label("Layer 1, head 3 is on").uncheck())
+    settled(play, lambda: play.get_by_label("Layer 0, head 2 is on").uncheck())
     model = load_model(LAPTOP)
     model.blocks[0].attention.proj.weight[:, 64:96] = 0
     same(bars(play), python_bars(model(tokenizer.encode(PROMPT)[None])[0, -1], tokenizer.symbols, temperature=0.8))
@@ -478,7 +509,7 @@ def test_a_file_the_address_waits_for(play: Any, own: Path, site: str) -> None:
     play.locator(".pg-title", has_text="mine.safetensors").wait_for()
     play.wait_for_function("() => document.querySelectorAll('.pg-heads input:not(:checked)').length === 1")
     assert play.locator(".pg-title").all_inner_texts() == ["mine.safetensors", "gpt-laptop"]
-    assert play.get_by_label("Layer 2, head 3 is on").first.is_checked() is False
+    assert play.get_by_label("Layer 1, head 2 is on").first.is_checked() is False
 
 
 def test_two_files_of_the_same_name(play: Any, own: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minigpt.exercises import attention_arithmetic as checks
+from minigpt.exercises import compare
 
 
 @pytest.mark.parametrize("label", ["ex-03-1", "ex-03-2", "ex-03-3"])
@@ -110,3 +111,11 @@ def test_wrong_detectors(message: str, wrong: Callable[..., Any]) -> None:
 def test_a_detector_may_answer_with_a_tensor(capsys: pytest.CaptureFixture[str]) -> None:
     checks.check_leak_detector(lambda attention: torch.tensor(detector()(attention)))
     assert capsys.readouterr().out.startswith("Right:")
+
+
+def test_the_first_number_that_is_not_near_is_named() -> None:
+    """Also where it is off by less than four places show."""
+    wanted = torch.tensor([0.5, 0.25])
+    with pytest.raises(AssertionError, match=r"^at \(1,\) stands 0\.25006: it must be 0\.25$"):
+        compare(wanted + torch.tensor([0.0, 6e-5]), wanted, {})
+    compare(wanted + torch.tensor([0.0, 2e-5]), wanted, {})

@@ -124,6 +124,7 @@ def test_wrong_rotation(message, answer):
 
 def test_the_rotation_of_the_package_is_right(capsys):
     check_rotate(rotate)
+    check_rotate(lambda x, start: rotate(x.double(), start))
     assert "Right" in capsys.readouterr().out
 
 
