@@ -129,9 +129,10 @@ class Runs(SphinxDirective):
         for file in sorted(RUNS.glob("*.json")):
             self.env.note_dependency(str(file))
             run = json.loads(file.read_text("utf8"))
+            made = f"{run['machine']}; {run['train_config']['precision']}; torch {run['torch']}; {run['date']}"
             rows.append(
                 f"| `{run['command']}` | {run['parameters']:,} | {run['step']:,} | {run['seconds']:.0f} "
-                f"| {run['val_loss']:.4f} | {run['machine']}; torch {run['torch']}; {run['date']} |"
+                f"| {run['val_loss']:.4f} | {made} |"
             )
         return parsed(self, rows) if len(rows) > 2 else []
 
