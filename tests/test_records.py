@@ -26,7 +26,7 @@ RECORDS = load_records()
 
 
 def test_the_records_of_the_book_are_here():
-    assert set(RECORDS) >= {"bigram", "gpt-laptop", "modern-laptop", "modern-coffee"}
+    assert set(RECORDS) >= {"bigram", "gpt-laptop", "modern-laptop", "modern-coffee", "modern-full"}
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -107,7 +107,7 @@ def test_training_step(benchmark, name):
             train(model, ids, ids, config, state=state, after_step=stop, progress=False)
 
     benchmark.extra_info["precision"] = config.precision
-    rounds = {"gpt": 2, "modern-coffee": 5}.get(name, 20)
+    rounds = {"gpt": 2, "modern-coffee": 5, "modern-full": 5}.get(name, 20)
     benchmark.pedantic(step, rounds=rounds, warmup_rounds=1)
 
 
