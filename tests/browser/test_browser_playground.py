@@ -326,13 +326,16 @@ def test_a_model_that_cannot_be_loaded_is_named(page: Any, site: str) -> None:
 def test_a_shared_comparison_finds_its_heads_whichever_model_arrives_first(page: Any, site: str) -> None:
     held: list[Any] = []
     page.route("**/weights/modern-laptop.js*", lambda route: held.append(route))
-    go(page, f"{site}/{PAGE}#model=modern-laptop&with=gpt-laptop&off=0.1&off2=1.2")
+    address = f"{site}/{PAGE}#model=modern-laptop&with=gpt-laptop&off=0.1&off2=1.2"
+    page.goto(address, wait_until="commit")  # what is held keeps the page from being loaded
+    page.wait_for_function("() => document.querySelector('.pg')?.dataset.first")
     off = "() => [...document.querySelectorAll('.pg-heads input:not(:checked)')].map(box => box.ariaLabel)"
     assert page.evaluate(off) == ["Layer 1, head 2 is on"]  # the second model is here, and stands alone
     while not held:
         page.wait_for_timeout(50)
     held.pop().continue_()
     page.wait_for_function("() => document.querySelectorAll('.pg-column').length === 2")
+    page.wait_for_function(f"() => ({off})().length === 2")
     assert page.evaluate(off) == ["Layer 0, head 1 is on", "Layer 1, head 2 is on"]
     page.locator("#pg-seed").fill("7")
     page.wait_for_function("() => location.hash.includes('seed=7')")
