@@ -266,6 +266,7 @@ def test_the_map_is_of_the_head_that_was_chosen(model: GPT, drawn: list) -> None
 
 
 def test_the_picture_is_a_png_with_an_alt_text(model: GPT) -> None:
+    before = matplotlib.pyplot.get_fignums()  # what other tests left
     widget = head_browser(model, TOKENIZER, "abc")
     alt, data = re.search(r'<img alt="([^"]*)".*base64,([^"]*)"', shown(widget)).groups()  # type: ignore[union-attr]
     assert alt.startswith("Heat map of 3 by 3 attention weights. Layer 0, head 0 looks ")
@@ -273,7 +274,7 @@ def test_the_picture_is_a_png_with_an_alt_text(model: GPT) -> None:
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", png[16:24])
     assert min(width, height) > 300
-    assert not matplotlib.pyplot.get_fignums(), "the figure is closed"
+    assert matplotlib.pyplot.get_fignums() == before, "the figure is closed"
 
 
 def test_the_sliders_cover_every_head(model: GPT) -> None:
