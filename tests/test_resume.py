@@ -201,6 +201,21 @@ def test_all_processes_stop_after_the_same_step(small_gpt, tmp_path):
     assert load_run(tmp_path).state.step == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux for the processes that were started")
+def test_ctrl_c_that_reaches_one_of_two_processes_stops_and_saves_both(text_file, tmp_path):
+    folder = tmp_path / "run"
+    _, *words = command(*SMALL, "--data", text_file, "--steps", 100_000, "--out", folder, "--save-every", 0.2)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.Popen([*start, *words], env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for_step(process, folder, 2)
+    _, second = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(second), signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    stopped = re.search(r"Stopped and saved at step (\d+)", errors)
+    assert stopped, errors
+    assert load_run(folder).state.step == int(stopped[1])
+
+
 def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
     folder = tmp_path / "run"
     assert run(*SMALL, "--data", text_file, "--steps", 3, "--out", folder).returncode == 0

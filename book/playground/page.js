@@ -405,8 +405,8 @@ const prompt = make("textarea", { id: "pg-prompt", rows: "2", spellcheck: "false
 const generate = make("button", { type: "button", class: "pg-main", onclick: () => (running ? stop() : start(STEPS)) }, "Generate");
 const one = make("button", { type: "button", onclick: () => { stop(); start(1); } }, "One symbol");
 const again = make("button", { type: "button", onclick: () => { flush(); stop(); state.text = ""; restart(""); save(true); } }, "Restart");
-const choose = make("select", { id: "pg-model", onchange: () => change({ model: choose.value }) });
-const against = make("select", { id: "pg-with", onchange: () => change({ with: against.value }) });
+const choose = make("select", { id: "pg-model", onchange: () => change({ model: choose.value, off: "" }) });
+const against = make("select", { id: "pg-with", onchange: () => change({ with: against.value, off2: "" }) });
 const file = make("input", { type: "file", accept: ".safetensors", class: "pg-hidden", tabindex: "-1",
   "aria-label": "A .safetensors file",
   onchange: () => { if (file.files.length) open(file.files[0]); file.value = ""; } });
@@ -546,7 +546,7 @@ function change(changed) {
   stop();
   const text = "with" in changed ? writtenText() : "";
   notice = "";
-  Object.assign(state, changed, "model" in changed ? { off: "" } : {}, "with" in changed ? { off2: "" } : {}); // another model has other heads
+  Object.assign(state, changed);
   arrange();
   restart(text);
   save(true);
@@ -605,7 +605,7 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
     offer({ ...loaded, key, label });
     const given = new URLSearchParams(location.hash.slice(1)), awaited = [given.get("model"), given.get("with")].includes(key);
     if (awaited && !columns.some((column) => column.entry.key === key)) show();
-    else change({ model: key });
+    else change({ model: key, off: "" });
     say(`${label} is open: ${columns[0].about.textContent}`);
   } catch (error) {
     tell(error instanceof checkpoint.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`);

@@ -10,6 +10,7 @@ figures) stay as they were stored, so running an unchanged notebook writes the s
     --normalise  execute nothing; only rewrite the file in its normal form
     --fresh      take the new output of every cell, tagged or not
     --keep       keep those of tagged cells though minigpt changed: for a change that no output shows
+                 (a cell whose outputs were cleared takes its new ones)
     --any-text   store what a run on the built-in stand-in text shows, where the real text is missing
 """
 
