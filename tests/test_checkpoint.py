@@ -144,6 +144,14 @@ def test_a_forged_config_never_gives_a_model(model, tmp_path, change, message):
         load_model(tmp_path / "forged.safetensors")
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_facts_that_json_cannot_hold_are_not_written(model, tmp_path, loss):
+    """Python would write a word that no other reader of JSON knows, the playground's for one."""
+    with pytest.raises(ValueError, match="JSON has no nan and no infinity"):
+        save_model(model, tmp_path, facts={"val_loss": loss})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("facts", ["[1]", "not JSON", "3"])
 def test_facts_that_are_none_are_refused(model, tmp_path, facts):
     tensors, metadata = read_tensors(save_model(model, tmp_path, SYMBOLS))

@@ -83,6 +83,13 @@ def test_training_writes_a_record(tmp_path, play):
     assert "3 steps in" in repr(record)
 
 
+def test_the_record_of_a_stopped_run_says_so(tmp_path):
+    facts = json.loads((DATA / "runs" / "bigram.json").read_text("utf8"))
+    (tmp_path / "history.json").write_text(json.dumps({**facts, "val_loss": None, "step": 7}))
+    with pytest.raises(ValueError, match=r"stopped at step 7: go on with `train --resume` first"):
+        read_record(tmp_path / "history.json")
+
+
 def test_what_is_no_record_is_named(tmp_path, monkeypatch):
     for text in ("", "{}", "[]", json.dumps({"history": {"steps": 1, "other": 2}})):
         (tmp_path / "x.json").write_text(text)

@@ -52,7 +52,8 @@
     function move(to) {
       position = to;
       slider.value = String(to);
-      slider.setAttribute("aria-valuetext", "symbol " + (to + 1) + ", " + symbols[to].textContent);
+      const symbol = symbols[to].textContent;
+      slider.setAttribute("aria-valuetext", "symbol " + (to + 1) + ", " + ({ " ": "space", "⏎": "new line" }[symbol] || symbol));
       draw();
     }
 

@@ -101,7 +101,7 @@ async function load_model(buffer, file = "the file") { // an ArrayBuffer -> { mo
     refuse(`${file} has an alphabet of ${known} symbols and a vocab_size of ${config.vocab_size}: ` +
       "save it again with its own tokenizer");
   }
-  return { model: new minigpt[name](config, tensors), tokenizer, facts, name };
+  return { model: new minigpt[name](config, tensors), tokenizer, facts, name, sum: metadata.sha256 };
 }
 
 async function read_tensors(buffer, file) {

@@ -82,8 +82,8 @@ class Column {
     const { step, val_loss, preset } = entry.facts;
     const facts = [entry.name, `${count(parameters)} parameters`];
     if (entry.key.startsWith("own:") && preset) facts.push(`preset ${preset}`);
-    if (step) facts.push(`${count(step)} steps`);
-    if (val_loss) facts.push(`validation loss ${val_loss.toFixed(2)}`);
+    if (Number.isFinite(step)) facts.push(`${count(step)} steps`);
+    if (Number.isFinite(val_loss)) facts.push(`validation loss ${val_loss.toFixed(2)}`);
     if (Number.isFinite(entry.model.context)) facts.push(`sees ${entry.model.context} symbols`);
     this.about.textContent = facts.join(" · ");
     this.line.setAttribute("aria-label", `Text of ${entry.label}, one symbol after the other. Arrow keys choose a symbol.`);
@@ -167,7 +167,6 @@ class Column {
 
   select(index) {
     this.selected = index;
-    if (index === null) this.line.removeAttribute("aria-activedescendant");
     colour = index === null ? "surprise" : "attention";
     drawColour();
     this.look().then(() => {
@@ -247,6 +246,7 @@ class Column {
     while (spans.length < this.ids.length) this.line.append(make("span", { role: "option" }));
     const weights = colour === "attention" && this.weights.length ? this.row() : null;
     this.ids.forEach((_, i) => this.paint(spans[i], i, symbols, weights));
+    if (this.selected === null) this.line.removeAttribute("aria-activedescendant");
     this.shown = this.ids.length;
     this.drawLegend();
   }
@@ -256,7 +256,7 @@ class Column {
     const atTheEnd = line.scrollHeight - line.scrollTop - line.clientHeight < 40;
     while (spans.length < this.ids.length) this.line.append(make("span", { role: "option" }));
     const edge = Math.max(0, this.ids.length - this.entry.model.context);
-    for (let i = Math.max(0, this.edge); i < edge; i++) this.paint(spans[i], i, symbols);
+    for (let i = this.edge; i < edge; i++) this.paint(spans[i], i, symbols);
     for (let i = Math.max(0, from - 1); i < this.ids.length; i++) this.paint(spans[i], i, symbols);
     if (atTheEnd) line.scrollTop = line.scrollHeight;
     this.shown = this.ids.length;
@@ -265,7 +265,8 @@ class Column {
 
   paint(span, i, symbols, weights) {
     const symbol = symbols[this.ids[i]], at = this.place(), first = Math.max(0, at + 1 - this.entry.model.context);
-    if (span.textContent !== sign(symbol)) span.textContent = symbol === " " ? " " : sign(symbol);
+    const shown = symbol === " " ? " " : sign(symbol);
+    if (span.textContent !== shown) span.textContent = shown;
     span.className = "";
     span.toggleAttribute("data-end", symbol === "\n");
     if (i < this.written) span.classList.add("prompt");
@@ -285,8 +286,8 @@ class Column {
     span.classList.toggle("bits", !attention);
   }
 
-  row() { // the weights that are shown: of the chosen head, or the mean over the heads that are on
-    if (this.head) return this.weights[this.head[0]][this.head[1]];
+  row(head = this.head) { // the weights that are shown: of the chosen head, or the mean over the heads that are on
+    if (head) return this.weights[head[0]][head[1]];
     const all = this.weights.flatMap((heads, layer) => heads.filter((_, head) => !this.off.has(`${layer}.${head}`)));
     const rows = all.length ? all : this.weights.flat();
     return rows[0].map((_, t) => rows.reduce((sum, row) => sum + row[t], 0) / rows.length);
@@ -339,10 +340,10 @@ class Column {
   }
 
   choose(layer, head) {
+    stop();
     this.head = layer === null ? null : [layer, head];
     colour = "attention";
     drawColour();
-    this.draw();
   }
 
   toggle(head, on) {
@@ -354,7 +355,7 @@ class Column {
     this.update().then(() => {
       if (!before || this.adjusted === before) return; // or something newer has begun
       const change = this.adjusted.reduce((sum, p, i) => sum + Math.abs(p - before[i]), 0) / 2;
-      say(`Head ${head} ${on ? "on" : "off"}: ${percent(change)} of the probability moved. ${this.expectation()}`);
+      say(`Head ${head} ${on ? "on" : "off"}: ${change ? percent(change) : "nothing"} of the probability moved. ${this.expectation()}`);
     }).catch(fault);
     save();
   }
@@ -374,8 +375,7 @@ class Column {
     for (const { canvas, most, button, box, row, layer, head, name } of this.strips) {
       const isOff = layer !== null && this.off.has(`${layer}.${head}`);
       const isChosen = layer === null ? !chosen : chosen?.[0] === layer && chosen[1] === head;
-      this.head = layer === null ? null : [layer, head];
-      const weights = this.row();
+      const weights = this.row(layer === null ? null : [layer, head]);
       if (box) box.checked = !isOff;
       row.classList.toggle("off", isOff);
       button.setAttribute("aria-pressed", String(isChosen && colour === "attention"));
@@ -392,7 +392,6 @@ class Column {
       button.setAttribute("aria-label", `${who}: mostly ${most_read}. Shade the text with it`);
       button.title = `${name}: shade the text with it`;
     }
-    this.head = chosen;
   }
 }
 
@@ -440,9 +439,9 @@ function slider(label, min, max, step, tell) {
 }
 
 const colours = ["surprise", "attention"].map((name) => make("button", { type: "button", "data-colour": name, onclick: () => {
+  stop();
   colour = name;
   drawColour();
-  for (const column of columns) if (column.logits) column.draw();
 } }, name === "surprise" ? "surprise" : "what it looks at"));
 
 function drawColour() {
@@ -514,15 +513,16 @@ function restart(text = "") { // every column reads the prompt anew
   for (const column of columns) {
     for (const symbol of state.prompt + text) if (!column.entry.tokenizer.id_of.has(symbol)) unknown.add(symbol);
   }
-  prompt.setAttribute("aria-invalid", String(unknown.size > 0 || !state.prompt));
+  const inPrompt = Array.from(state.prompt).some((symbol) => unknown.has(symbol));
+  prompt.setAttribute("aria-invalid", String(inPrompt || !state.prompt));
   generate.disabled = one.disabled = grid.inert = unknown.size > 0 || !state.prompt;
   if (!state.prompt) return tell("The prompt is empty: give the model at least one symbol to continue.");
   if (unknown.size) {
     const list = Array.from(unknown, (symbol) => `“${sign(symbol)}”`).slice(0, 8).join(", ");
     const who = columns.length > 1 ? "one of the models" : "this model";
     const [what, it] = unknown.size === 1 ? ["a symbol", "it"] : ["symbols", "them"];
-    return tell(`The prompt has ${what} that ${who} never saw: ${list}. It has no number for ${it}.`,
-      make("button", { type: "button", onclick: () => known(unknown) }, `Remove ${it}`));
+    return tell(`The ${inPrompt ? "prompt" : "text"} has ${what} that ${who} never saw: ${list}. It has no number for ${it}.`,
+      make("button", { type: "button", onclick: () => known(unknown, text) }, `Remove ${it}`));
   }
   tell(notice);
   status.textContent = "";
@@ -532,11 +532,11 @@ function restart(text = "") { // every column reads the prompt anew
   }
 }
 
-function known(unknown) { // keep only what every model knows, and if that is nothing, one symbol they share
-  const left = Array.from(state.prompt).filter((symbol) => !unknown.has(symbol)).join("");
+function known(unknown, text) { // keep only what every model knows, and if that is nothing, one symbol they share
+  const without = (text) => Array.from(text).filter((symbol) => !unknown.has(symbol)).join(""), left = without(state.prompt);
   const shared = columns[0].entry.tokenizer.symbols.filter((symbol) => columns.every((column) => column.entry.tokenizer.id_of.has(symbol)));
   state.prompt = prompt.value = left.trim() ? left : shared.includes("\n") ? "\n" : shared[0] || "";
-  restart();
+  restart(without(text));
   save(true);
   prompt.focus();
 }
@@ -546,7 +546,7 @@ function change(changed) {
   stop();
   const text = "with" in changed ? writtenText() : "";
   notice = "";
-  Object.assign(state, changed);
+  Object.assign(state, { text }, changed);
   arrange();
   restart(text);
   save(true);
@@ -559,7 +559,7 @@ function arrange() { // as many columns as models are chosen and here
   while (columns.length > wanted.length) columns.pop();
   while (columns.length < wanted.length) columns.push(new Column(columns.length ? "second" : "first"));
   columns.forEach((column, i) => column.use(models.get(wanted[i])));
-  const awaited = make("p", { class: "pg-wait" }, `${state.model} is on its way: up to 5 MB, once.`);
+  const awaited = make("p", { class: "pg-wait" }, expected.has(state.model) ? `${state.model} is on its way: up to 5 MB, once.` : `${state.model} is not here.`);
   const now = columns.length ? columns.map((column) => column.element) : [awaited];
   const same = now.length === grid.children.length && now.every((element, i) => element === grid.children[i]);
   if (!same) grid.replaceChildren(...now); // what stays in its place keeps focus and scrolling
@@ -570,9 +570,11 @@ function arrange() { // as many columns as models are chosen and here
   sliders.k.show();
 }
 
-function writtenText() {
+function writtenText() { // what follows the prompt in the first column
   const [column] = columns;
-  return column && column.ids.length ? column.entry.tokenizer.decode(column.ids).slice(state.prompt.length) : "";
+  if (!column) return state.text; // its model is still on its way
+  const { ids, written, entry: { tokenizer } } = column;
+  return tokenizer.decode(ids.slice(0, written)) === state.prompt ? tokenizer.decode(ids.slice(written)) : "";
 }
 
 function offer(entry) {
@@ -587,14 +589,14 @@ function offer(entry) {
 }
 
 function freeName(name, loaded) { // two runs both call their model model.safetensors
-  const same = (other) => JSON.stringify([other.model.config, other.facts]) === JSON.stringify([loaded.model.config, loaded.facts]);
   let label = name;
-  for (let n = 2; models.has(`own:${label}`) && !same(models.get(`own:${label}`)); n++) label = `${name} (${n})`;
+  for (let n = 2; models.has(`own:${label}`) && models.get(`own:${label}`).sum !== loaded.sum; n++) label = `${name} (${n})`;
   return label;
 }
 
 async function open(chosen) { // a file of the reader's own; it never leaves this page
   stop();
+  const reason = generate.disabled ? [...message.children] : []; // why nothing can be written stays said
   tell("");
   try {
     if (chosen.size > 500_000_000) {
@@ -606,9 +608,10 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
     const given = new URLSearchParams(location.hash.slice(1)), awaited = [given.get("model"), given.get("with")].includes(key);
     if (awaited && !columns.some((column) => column.entry.key === key)) show();
     else change({ model: key, off: "" });
-    say(`${label} is open: ${columns[0].about.textContent}`);
+    say(`${label} is open: ${columns.find(({ entry }) => entry.key === key).about.textContent}`);
   } catch (error) {
     tell(error instanceof checkpoint.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`);
+    message.append(...reason);
   }
 }
 
@@ -626,7 +629,7 @@ function flush() { // what is written and not in the address yet, before somethi
 }
 
 function address(how) {
-  state.text = writtenText().slice(0, 1500);
+  state.text = Array.from(writtenText()).slice(0, 1500).join("");
   if (!state.with) state.off2 = "";
   columns.forEach((column, i) => { state[nameOf(column, i)] = [...column.off].join(" "); });
   const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULT[key]);
@@ -706,17 +709,28 @@ function build() {
   prompt.addEventListener("input", () => {
     stop();
     state.prompt = prompt.value;
+    state.text = "";
     restart();
     save();
   });
-  for (const kind of ["dragenter", "dragover"]) root.addEventListener(kind, (event) => { event.preventDefault(); root.classList.add("over"); });
+  const holdsFile = (event) => event.dataTransfer.types.includes("Files"); // words may be dragged into the prompt
+  for (const kind of ["dragenter", "dragover"]) {
+    root.addEventListener(kind, (event) => {
+      if (!holdsFile(event)) return;
+      event.preventDefault();
+      root.classList.add("over");
+    });
+  }
   root.addEventListener("dragleave", (event) => { if (!root.contains(event.relatedTarget)) root.classList.remove("over"); });
   root.addEventListener("drop", (event) => {
+    if (!holdsFile(event)) return;
     event.preventDefault();
     root.classList.remove("over");
     if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
   });
-  addEventListener("popstate", show);
+  addEventListener("popstate", () => { // a link to a place on this page is no state
+    if (!document.getElementById(location.hash.slice(1))) show();
+  });
   new MutationObserver(() => { for (const column of columns) column.drawHeads(); })
     .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
 }
@@ -728,7 +742,11 @@ const order = [...versions.keys()], expected = new Set(order), later = new Set(o
 function send(key) { // for the weights of a model of the book
   if (!later.delete(key)) return;
   const folder = document.querySelector("script[src*='playground/page.js']").src.replace(/page\.js.*$/, "weights/");
-  const lost = () => tell(`${key} could not be loaded: check the connection and load the page again.`);
+  const lost = () => {
+    expected.delete(key);
+    arrange();
+    tell(`${key} could not be loaded: check the connection and load the page again.`);
+  };
   document.head.append(make("script", { src: `${folder}${key}.js?v=${versions.get(key)}`, onerror: lost }));
 }
 
@@ -755,13 +773,18 @@ async function arrive([key, text]) { // the weights of a model of the book, as a
 }
 
 build();
-fromAddress();
+show();
 send(state.model);
 send(state.with);
 setTimeout(sendForTheRest, 3000); // whatever became of the first
-show();
 const brought = self.minigpt_weights || [];
-const received = (model) => arrive(model).catch((error) => tell(`${error.message}.`));
+const came = new Set();
+const received = (model) => { came.add(model[0]); return arrive(model).catch((error) => tell(`${error.message}.`)); };
 self.minigpt_weights = { push: received };
 brought.splice(0).forEach(received);
+addEventListener("load", () => { // the script of the first has come by now, or failed: then it is asked for once more
+  if (came.has(order[0])) return;
+  later.add(order[0]);
+  send(order[0]);
+});
 })();

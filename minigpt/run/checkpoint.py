@@ -51,15 +51,16 @@ def save_model(
 
     Args:
         path: a file that ends in .safetensors, or a folder, which gets `model.safetensors`.
-        facts: anything JSON can hold about how the model was made.
+        facts: anything JSON can hold about how the model was made; no nan and no infinity, which JSON has no word for.
         dtype: torch.float16 halves the file.
 
     Returns:
         The file written.
 
     Raises:
-        TypeError: the model is of no class this book can load again.
-        ValueError: the alphabet has another size than the model's vocabulary, or two layers share their numbers.
+        TypeError: the model is of no class this book can load again, or JSON cannot hold the facts.
+        ValueError: the alphabet has another size than the model's vocabulary, two layers share their numbers, or a fact
+            is nan or infinite.
     """
     name = type(model).__name__
     if name not in BUILD:
@@ -72,7 +73,11 @@ def save_model(
     tensors = model.state_dict()
     if len({t.data_ptr() for t in tensors.values()}) < len(tensors):
         raise ValueError("two layers of the model share their numbers, and a file cannot say so: untie them first")
-    metadata = {"model": name, "config": json.dumps(asdict(model.config)), "facts": json.dumps(facts or {})}
+    try:
+        written = json.dumps(facts or {}, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"facts is {facts!r}: JSON has no nan and no infinity; leave them out") from None
+    metadata = {"model": name, "config": json.dumps(asdict(model.config)), "facts": written}
     if tokenizer is not None:
         metadata["alphabet"] = tokenizer.symbols
     file = Path(path)

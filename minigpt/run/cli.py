@@ -317,7 +317,7 @@ def _save_results(run: Run, folder: Path, val_loss: float | None) -> None:
 
 
 def _command(run: Run) -> str:
-    """The command that trains this run again: the preset, and what differs from it."""
+    """The command that trains this run again on the book's text: the preset, and what differs from it."""
     preset = PRESETS[run.preset]
     sizes, recipe = asdict(run.model.config), asdict(run.config)
     if preset.precision == "auto":  # the machine's choice

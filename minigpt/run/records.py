@@ -44,7 +44,7 @@ def load_records() -> dict[str, Record]:
     """Every recorded run, by name: `modern-coffee`, and `modern-coffee.seed-2` for another seed of the same recipe.
 
     Raises:
-        ValueError: a file is no record.
+        ValueError: a file is no record, or that of a run that was stopped.
     """
     return {file.stem: read_record(file) for file in sorted(_folder().glob("*.json"))}
 
@@ -70,6 +70,11 @@ def read_record(file: Path) -> Record:
     """Read one record; errors as in `load_records`."""
     try:
         facts = json.loads(file.read_text("utf8"))
-        return Record(name=file.stem, **{**facts, "history": History(**facts["history"])})
+        record = Record(name=file.stem, **{**facts, "history": History(**facts["history"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is not the record of a run ({error}): write it with `minigpt train`") from None
+    if record.val_loss is None:
+        raise ValueError(
+            f"{file} is of a run that was stopped at step {record.step}: go on with `train --resume` first"
+        )
+    return record

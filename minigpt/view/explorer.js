@@ -6,7 +6,7 @@
   const perHead = data.causal ? (T * (T + 1)) / 2 : T * T;
   const bytes = Uint8Array.from(atob(data.weights), (c) => c.charCodeAt(0));
   const units = data.unit > 255 ? new Uint16Array(bytes.buffer) : bytes;
-  const SPOKEN = { "␣": "space", "⏎": "newline", "⇥": "tab", ",": "comma", ".": "full stop", ":": "colon", ";": "semicolon",
+  const SPOKEN = { __proto__: null, "␣": "space", "⏎": "newline", "⇥": "tab", ",": "comma", ".": "full stop", ":": "colon", ";": "semicolon",
     "'": "apostrophe", "!": "exclamation mark", "?": "question mark", "-": "hyphen", "&": "ampersand", "$": "dollar" };
 
   /** How much `query` takes from `key` in one head, or in the mean of a layer's heads. */
@@ -299,7 +299,7 @@
     root.replaceChildren(root.querySelector("style"), view);
     repaint();
     new ResizeObserver(() => { repaint(); drawMap(); }).observe(map);  // a view that comes back may find a new theme
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", repaint);
     const watch = new MutationObserver(repaint);
     for (const element of [document.documentElement, document.body])
       watch.observe(element, { attributes: true, attributeFilter: ["data-theme", "theme", "class", "data-jp-theme-light"] });

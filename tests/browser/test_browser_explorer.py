@@ -333,6 +333,30 @@ def test_accessible_and_narrow(view: Any, theme: str, width: int) -> None:
     assert min(sides) >= 18
 
 
+def test_paper_is_white(view: Any) -> None:
+    """The dark theme prints as the light one, the pictures too."""
+    view.emulate_media(color_scheme="dark")
+    corner = """() => [...document.querySelector('.minigpt-explorer .overview canvas').getContext('2d')
+        .getImageData(15, 0, 1, 1).data].slice(0, 3).join()"""  # the first symbol cannot see the 16th: the ground's color
+    ground = (
+        "() => getComputedStyle(document.querySelector('.minigpt-explorer')).getPropertyValue('--mx-ground').trim()"
+    )
+    view.wait_for_function(f"() => ({corner})() === '18,22,28'")
+    assert view.evaluate(ground) == "#12161c"
+    view.emulate_media(color_scheme="dark", media="print")
+    assert view.evaluate(ground) == "#ffffff"
+    view.wait_for_function(f"() => ({corner})() === '255,255,255'")
+
+
+def test_a_label_named_like_a_function_is_a_word(page: Any, tmp_path: Path) -> None:
+    words = ["constructor", "toString", "valueOf"]
+    file = tmp_path / "words.html"
+    file.write_text(f"{HEAD}{AttentionExplorer(TOY[:3, :3], words)._repr_html_()}</main></body></html>", "utf8")
+    page.goto(file.as_uri())
+    for i, word in enumerate(words):
+        assert symbol(page, 0, i).get_attribute("aria-label") == f"{word}, symbol {i}"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_readable_without_scripts(browser: Any, path: Path, theme: str) -> None:
     """A table of one head, whose numbers can be read on their colors."""

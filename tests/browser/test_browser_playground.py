@@ -17,7 +17,7 @@ from built_site import ROOT, SIGNS, SITE, give_up
 
 from minigpt import GPT, CharTokenizer, GPTConfig, generate, load_model, load_tokenizer, save_model
 from minigpt.generation import next_probabilities
-from minigpt.run.checkpoint import write_tensors
+from minigpt.run.checkpoint import load_facts, write_tensors
 
 pytestmark = pytest.mark.browser
 
@@ -323,6 +323,40 @@ def test_a_model_that_cannot_be_loaded_is_named(page: Any, site: str) -> None:
     page.locator(".pg-message", has_text="modern-coffee could not be loaded: check the connection").wait_for()
 
 
+def test_a_first_model_that_cannot_be_loaded_is_named_too(page: Any, site: str) -> None:
+    page.route("**/weights/gpt-laptop.js*", lambda route: route.abort())
+    page.goto(f"{site}/{PAGE}")
+    page.locator(".pg-message", has_text="gpt-laptop could not be loaded: check the connection").wait_for()
+    assert page.locator(".pg-wait").inner_text() == "gpt-laptop is not here."
+    page.wait_for_function("() => [...document.querySelectorAll('#pg-model option')].some(o => o.value === 'bigram')")
+    page.locator("#pg-model").select_option("bigram")
+    page.locator(".pg-title", has_text="bigram").wait_for()
+    assert text(page) == PROMPT
+
+
+def test_a_shared_text_survives_what_is_touched_before_its_model_arrives(page: Any, site: str) -> None:
+    held: list[Any] = []
+    page.route("**/weights/gpt-laptop.js*", lambda route: held.append(route))
+    page.goto(f"{site}/{PAGE}#text=WHERE+ART+THOU", wait_until="commit")
+    page.locator("#pg-seed").fill("7")
+    page.wait_for_function("() => location.hash.includes('seed=7')")
+    assert "text=WHERE+ART+THOU" in page.evaluate("() => location.hash")
+    while not held:
+        page.wait_for_timeout(50)
+    held.pop().continue_()
+    page.wait_for_function("() => document.querySelector('.pg')?.dataset.first")
+    assert text(page) == PROMPT + "WHERE ART THOU"
+
+
+def test_a_link_to_a_place_on_the_page_leaves_the_playground_as_it_is(play: Any) -> None:
+    settled(play, lambda: play.get_by_role("button", name="One symbol").click())
+    written = text(play)
+    play.evaluate("() => document.querySelector('article a.headerlink').click()")
+    play.wait_for_function("() => location.hash.length > 1 && document.getElementById(location.hash.slice(1))")
+    play.wait_for_timeout(200)
+    assert text(play) == written != PROMPT
+
+
 def test_a_shared_comparison_finds_its_heads_whichever_model_arrives_first(page: Any, site: str) -> None:
     held: list[Any] = []
     page.route("**/weights/modern-laptop.js*", lambda route: held.append(route))
@@ -517,7 +551,9 @@ def test_a_file_the_address_waits_for(play: Any, own: Path, site: str) -> None:
 
 def test_two_files_of_the_same_name(play: Any, own: Path, tmp_path: Path) -> None:
     """Every run calls its model model.safetensors: a second one gets a number, the same one again does not."""
-    other = save_model(load_model(own), tmp_path / own.name, load_tokenizer(own), {"step": 51})
+    model = load_model(own)
+    model.head.bias.data += torch.linspace(0, 1, len(model.head.bias))  # only the weights say that it is another
+    other = save_model(model, tmp_path / own.name, load_tokenizer(own), load_facts(own))
     for file, label in ((own, "mine.safetensors"), (other, "mine.safetensors (2)"), (own, "mine.safetensors")):
         drop(play, file.name, file.read_bytes())
         play.wait_for_function(f"() => document.querySelector('.pg-title').textContent === {label!r}")
@@ -560,6 +596,82 @@ def test_wrong_files_get_a_sentence(play: Any, own: Path, tmp_path: Path) -> Non
         assert words in said, (name, said)
         assert play.locator(".pg-title").inner_text() == "gpt-laptop"
         assert bars(play) == before
+
+
+@torch.no_grad()
+def test_facts_of_another_kind_are_left_out(play: Any, own: Path, tmp_path: Path) -> None:
+    """Facts are what the reader gave: one that is no number is not shown, and the model is the new one."""
+    model, tokenizer = load_model(own), load_tokenizer(own)
+    file = save_model(model, tmp_path / "words.safetensors", tokenizer, {"val_loss": "2.50", "step": [3]})
+    drop(play, file.name, file.read_bytes())
+    play.locator(".pg-title", has_text="words.safetensors").wait_for()
+    parameters = sum(p.numel() for p in model.parameters())
+    assert play.locator(".pg-about").inner_text() == f"GPT · {parameters:,} parameters · sees 12 symbols"
+    settled(play, lambda: play.get_by_role("button", name="Remove them").click())
+    idx = tokenizer.encode("JULIET:\nO  ")[None]
+    same(bars(play), python_bars(model(idx)[0, -1], tokenizer.symbols, temperature=0.8))
+
+
+def test_a_model_that_knows_fewer_symbols(play: Any, own: Path) -> None:
+    """A bad file leaves the reason said; a prompt it does not know adds nothing to the text; a text is not the prompt."""
+    message = play.locator(".pg-message")
+    drop(play, own.name, own.read_bytes())
+    play.locator(".pg-title", has_text="mine.safetensors").wait_for()
+    drop(play, "picture.png", b"\x89PNG\r\n\x1a\n and more")
+    play.locator(".pg-message", has_text="picture.png").wait_for()
+    assert "The prompt has symbols" in message.inner_text()
+    settled(play, lambda: play.get_by_role("button", name="Remove them").click())
+
+    play.locator("#pg-model").select_option("gpt-laptop")
+    play.locator("#pg-with").select_option("own:mine.safetensors")
+    play.wait_for_function("() => document.querySelectorAll('.pg-column').length === 2")
+    play.get_by_label("Prompt").fill("Bru")
+    assert "one of the models never saw" in message.inner_text()
+    play.locator("#pg-with").select_option("")
+    play.wait_for_function("() => document.querySelectorAll('.pg-column').length === 1")
+    assert text(play) == "Bru"
+
+    play.get_by_label("Prompt").fill("JULIET:")
+    play.get_by_role("button", name="Generate").click()
+    play.wait_for_function(f"() => ({TEXT})().length > 60")
+    play.get_by_role("button", name="Stop").click()
+    play.wait_for_function("() => !document.querySelector('[aria-busy]')")
+    play.locator("#pg-with").select_option("own:mine.safetensors")
+    assert "The text has symbols that one of the models never saw" in message.inner_text()
+    assert play.get_by_label("Prompt").get_attribute("aria-invalid") == "false"
+    settled(play, lambda: play.get_by_role("button", name="Remove them").click())
+    left = text(play)
+    assert left.startswith("JULIET:")
+    assert len(left) > len("JULIET:")
+    assert set(left) <= set(load_tokenizer(own).symbols)
+
+
+def test_looking_inside_ends_the_writing(play: Any) -> None:
+    """The weights of a text that still grows would be those of another symbol."""
+    play.get_by_role("button", name="Generate").click()
+    play.wait_for_function(f"() => ({TEXT})().length > {len(PROMPT) + 20}")
+    play.locator(".pg-strip").nth(3).click()
+    play.wait_for_function("() => !document.querySelector('[aria-busy]')")
+    assert len(text(play)) < len(PROMPT) + 240
+    shades = play.evaluate(
+        "() => [...document.querySelectorAll('.pg-text span')].map(s => s.style.getPropertyValue('--shade'))"
+    )
+    assert "NaN" not in shades
+    assert max(map(float, shades)) > 0.1
+
+
+def test_words_can_be_dragged_into_the_prompt(play: Any) -> None:
+    """Only a file is the page's to take."""
+    taken = play.evaluate(
+        """() => [["text/plain", "words"], null].map(words => {
+            const transfer = new DataTransfer();
+            if (words) transfer.setData(...words); else transfer.items.add(new File(["x"], "x.png"));
+            const event = new DragEvent("dragover", { dataTransfer: transfer, bubbles: true, cancelable: true });
+            document.querySelector("#pg-prompt").dispatchEvent(event);
+            return event.defaultPrevented;
+        })"""
+    )
+    assert taken == [False, True]
 
 
 def test_a_model_that_diverged_says_so(play: Any, tmp_path: Path) -> None:
@@ -614,6 +726,12 @@ def test_by_keyboard_alone(play: Any) -> None:
     assert text(play) == PROMPT + {"␣": " ", "⏎": "\n"}.get(symbol, symbol)
     play.wait_for_function("() => document.querySelector('.pg [role=status]').textContent.includes('written')")
     assert play.evaluate("() => document.activeElement.classList.contains('pg-bar')"), "the focus was lost"
+    play.locator(".pg-text").focus()
+    play.keyboard.press("Home")
+    settled(play, lambda: play.get_by_role("button", name="One symbol").click())
+    assert play.locator(".pg-text").get_attribute("aria-activedescendant") is None, (
+        "it names a place that is not chosen"
+    )
 
 
 def test_axe_finds_nothing_while_it_is_used(play: Any, site: str) -> None:
