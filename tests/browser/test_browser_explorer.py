@@ -336,11 +336,10 @@ def test_accessible_and_narrow(view: Any, theme: str, width: int) -> None:
 def test_paper_is_white(view: Any) -> None:
     """The dark theme prints as the light one, the pictures too."""
     view.emulate_media(color_scheme="dark")
-    corner = """() => [...document.querySelector('.minigpt-explorer .overview canvas').getContext('2d')
-        .getImageData(15, 0, 1, 1).data].slice(0, 3).join()"""  # the first symbol cannot see the 16th: the ground's color
-    ground = (
-        "() => getComputedStyle(document.querySelector('.minigpt-explorer')).getPropertyValue('--mx-ground').trim()"
-    )
+    box = "document.querySelector('.minigpt-explorer')"
+    ground = f"() => getComputedStyle({box}).getPropertyValue('--mx-ground').trim()"
+    corner = f"""() => [...{box}.querySelector('.overview canvas').getContext('2d').getImageData(15, 0, 1, 1).data]
+        .slice(0, 3).join()"""  # the first symbol cannot see the 16th: the color of the ground
     view.wait_for_function(f"() => ({corner})() === '18,22,28'")
     assert view.evaluate(ground) == "#12161c"
     view.emulate_media(color_scheme="dark", media="print")
