@@ -490,6 +490,7 @@ async function start(n) {
   } catch (error) {
     fault(error);
   }
+  for (const column of columns) column.grow();
   if (n > 1) status.textContent = pace(done, began);
   if (running === mine) stop();
   else if (running) return; // Generate was pressed again before this one had ended
