@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 import repository
+import torch
 
 import notebooks as tool
+from minigpt.view.explorer import AttentionExplorer
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -197,6 +199,22 @@ def test_normal_form(path: Path, tmp_path: Path) -> None:
     assert written.read_bytes() == path.read_bytes(), "run: make notebooks (or notebooks.py --normalise)"
 
 
+def test_stored_explorers_are_those_of_the_package() -> None:
+    """A page shows what a notebook stored: a mended script or style must have reached it."""
+    today = AttentionExplorer(torch.eye(2), "ab")._repr_html_()
+    parts = re.compile(r'<style>(.*?)</style>.*<script>(.*)\("[0-9a-f]{12}", \{', re.DOTALL)
+    assert len(parts.findall(today)) == 1
+    seen = 0
+    for path in NOTEBOOKS:
+        for cell in load(path)["cells"]:
+            for output in cell.get("outputs", []):
+                html = "".join(output.get("data", {}).get("text/html", ""))
+                if 'class="minigpt-explorer"' in html:
+                    seen += 1
+                    assert parts.findall(html) == parts.findall(today), f"{path.name}, {cell['id']}: clear it, --keep"
+    assert seen >= 5
+
+
 def test_chapters_are_in_the_contents() -> None:
     """Every notebook is in the table of contents, and no chapter is missing between two that are there."""
     contents = (ROOT / "_toc.yml").read_text("utf8")
@@ -304,10 +322,16 @@ def test_storing_is_normal_and_repeatable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "option", "shown"),
-    [("x = 1", [], "old"), ("x = 2", [], "new"), ("x = 1", ["--fresh"], "new"), ("x = 2", ["--keep"], "old")],
+    ("source", "stored", "option", "shown"),
+    [
+        ("x = 1", "old", [], "old"),
+        ("x = 2", "old", [], "new"),
+        ("x = 1", "old", ["--fresh"], "new"),
+        ("x = 2", "old", ["--keep"], "old"),
+        ("x = 2", "", ["--keep"], "new"),  # cleared by hand
+    ],
 )
-def test_what_may_differ_stays_stored_only_while_the_code_stays(source, option, shown, tmp_path, monkeypatch):
+def test_what_may_differ_stays_stored_only_while_the_code_stays(source, stored, option, shown, tmp_path, monkeypatch):
     v4, path = tool.nbformat.v4, tmp_path / "toy.ipynb"
 
     def printed(text: str) -> list[Any]:
@@ -317,7 +341,8 @@ def test_what_may_differ_stays_stored_only_while_the_code_stays(source, option, 
         nb.cells[0].update(outputs=printed("new"), execution_count=1)
 
     monkeypatch.setattr(tool, "execute", execute)
-    cell = v4.new_code_cell("x = 1", execution_count=1, metadata={"tags": [tool.IGNORE]}, outputs=printed("old"))
+    outputs = printed(stored) if stored else []
+    cell = v4.new_code_cell("x = 1", execution_count=1, metadata={"tags": [tool.IGNORE]}, outputs=outputs)
     nb = v4.new_notebook(cells=[cell])
     nb.metadata["minigpt"] = {"fingerprint": tool.fingerprint(nb)}
     nb.cells[0].source = source

@@ -534,10 +534,11 @@ function restart(text = "") { // every column reads the prompt anew
 }
 
 function known(unknown, text) { // keep only what every model knows, and if that is nothing, one symbol they share
-  const without = (text) => Array.from(text).filter((symbol) => !unknown.has(symbol)).join(""), left = without(state.prompt);
+  const keep = (symbols) => Array.from(symbols).filter((symbol) => !unknown.has(symbol)).join("");
+  const left = keep(state.prompt);
   const shared = columns[0].entry.tokenizer.symbols.filter((symbol) => columns.every((column) => column.entry.tokenizer.id_of.has(symbol)));
   state.prompt = prompt.value = left.trim() ? left : shared.includes("\n") ? "\n" : shared[0] || "";
-  restart(without(text));
+  restart(keep(text));
   save(true);
   prompt.focus();
 }
@@ -560,7 +561,8 @@ function arrange() { // as many columns as models are chosen and here
   while (columns.length > wanted.length) columns.pop();
   while (columns.length < wanted.length) columns.push(new Column(columns.length ? "second" : "first"));
   columns.forEach((column, i) => column.use(models.get(wanted[i])));
-  const awaited = make("p", { class: "pg-wait" }, expected.has(state.model) ? `${state.model} is on its way: up to 5 MB, once.` : `${state.model} is not here.`);
+  const whereabouts = expected.has(state.model) ? "is on its way: up to 5 MB, once." : "is not here.";
+  const awaited = make("p", { class: "pg-wait" }, `${state.model} ${whereabouts}`);
   const now = columns.length ? columns.map((column) => column.element) : [awaited];
   const same = now.length === grid.children.length && now.every((element, i) => element === grid.children[i]);
   if (!same) grid.replaceChildren(...now); // what stays in its place keeps focus and scrolling

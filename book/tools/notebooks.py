@@ -234,7 +234,7 @@ def keep_stored(nb: Any, old: Any) -> None:
     before = [cell for cell in old.cells if cell.cell_type == "code"]
     after = [cell for cell in nb.cells if cell.cell_type == "code"]
     for ran, was in zip(after, before, strict=True):
-        if IGNORE in tags(ran) and was.execution_count is not None:
+        if IGNORE in tags(ran) and was.outputs:
             ran.outputs = was.outputs
         # A figure's bytes depend on the fonts of the machine: the same code on the same numbers keeps its picture.
         for new, stored in zip(ran.outputs, was.outputs, strict=False):

@@ -106,17 +106,15 @@ def test_is_accessible(page: Any, site: str, name: str) -> None:
     page.goto(f"{site}/{name}")
     settle(page)
     page.evaluate(MARK_LOOKS)
-    all_but_colors: dict[str, Any] = {"rules": {rule: {"enabled": False} for rule in COLORS}}
-    colors: dict[str, Any] = {"runOnly": COLORS}
+    structure = None, {"rules": {rule: {"enabled": False} for rule in COLORS}}  # what to look at, and for what
+    colors = {"include": [["[data-look]"]]}, {"runOnly": COLORS}
     found = []
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(400)  # the theme lets the keyboard into wide code a moment after the size changes
-        for theme, options in (("light", all_but_colors), ("light", colors), ("dark", colors)):
+        for theme, (context, rules) in (("light", structure), ("light", colors), ("dark", colors)):
             page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-            context = {"include": [["[data-look]"]]} if options is colors else None
-            response = Axe().run(page, context, options | {"resultTypes": ["violations"]}).response
-            for violation in response["violations"]:
+            for violation in Axe().run(page, context, {**rules, "resultTypes": ["violations"]}).response["violations"]:
                 nodes = [node["html"][:160] for node in violation["nodes"][:3]]
                 found.append(f"{theme}, {width} px: {violation['id']} ({len(violation['nodes'])}): {nodes}")
     assert not found, "\n".join(found)
