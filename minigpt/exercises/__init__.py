@@ -47,14 +47,24 @@ def check(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def attempt(function: Callable[..., Any], *inputs: Any) -> Any:
-    """The result of the reader's function, or None with a friendly line while the stub is still empty."""
+    """The result of the reader's function, or None with a friendly line while the stub is still empty.
+
+    Raises:
+        Mistake: the function changed a tensor that it was given.
+    """
+    tensors = [i for i in inputs if isinstance(i, Tensor)]
+    before = [tensor.clone() for tensor in tensors]
     try:
         result = function(*inputs)
-    except NotImplementedError:
+    except NotImplementedError as error:
+        if str(error):  # torch's own: an operation that does not take this type, as in torch.arange(3).softmax(0)
+            raise
         result = None
     if result is None or result is ...:
         print(f"Your turn: {function.__name__} returns nothing yet.")
         return None
+    if not all(map(torch.equal, tensors, before)):
+        raise Mistake("your function changes a tensor it was given: make a new one (x + y, not x += y)")
     return result
 
 

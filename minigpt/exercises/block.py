@@ -54,13 +54,11 @@ def _over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 def check_dropout(drop: Callable[[Tensor, float, bool], Any]) -> None:
     """Dropout: zero with probability p and scale the rest by 1 / (1 - p) in training; nothing outside it."""
     x = torch.rand(200, 100) + 0.5  # no zeros of its own
-    before = x.clone()
     for p in (0.2, 0.5, 0.75):
         got = attempt(drop, x, p, True)
         if got is None:
             return
         must_be(got, x.shape)
-        assert x.equal(before), "x itself has changed: return a new tensor"
         gone = (got == 0).float()
         share = gone.mean().item()
         assert share > 0, f"p = {p}: nothing is 0 in training"

@@ -95,12 +95,10 @@ def check_rotate(turn: Callable[[Tensor, int], Tensor]) -> None:
     generator = torch.Generator().manual_seed(1)
     for shape, start in (((5, 4), 0), ((2, 3, 7, 6), 0), ((1, 2, 4, 8), 3)):
         x = torch.randn(shape, generator=generator)
-        before = x.clone()
         given = attempt(turn, x, start)
         if given is None:
             return
         must_be(given, x.shape)
-        assert x.equal(before), "x itself has changed: return a new tensor"
         given = given.float()
         if torch.allclose(given, rotate(x, start), atol=1e-4):
             continue
@@ -154,7 +152,6 @@ def check_orthogonalize(even_out: Callable[[Tensor], Tensor]) -> None:
     for rows, columns, size in ((4, 4, 1.0), (3, 6, 0.01), (6, 3, 30.0), (5, 5, 1000.0)):
         matrix = torch.randn(rows, columns, generator=generator) + 2 * torch.eye(rows, columns)
         matrix = matrix * size
-        before = matrix.clone()
         try:
             given = attempt(even_out, matrix)
         except RuntimeError as error:
@@ -164,10 +161,12 @@ def check_orthogonalize(even_out: Callable[[Tensor], Tensor]) -> None:
         if given is None:
             return
         assert isinstance(given, Tensor), f"return one tensor, not {type(given).__name__}"
+        enough = given.dtype in (torch.float32, torch.float64)
+        assert enough, f"the result holds {given.dtype}: stay in the 32 bits of the matrix"
+        given = given.float()
         flipped = rows != columns and given.shape == matrix.mT.shape
         assert not flipped, f"a {rows} x {columns} matrix comes back as {columns} x {rows}: transpose it back"
         assert given.shape == matrix.shape, f"the shape is {tuple(given.shape)}, the matrix has {tuple(matrix.shape)}"
-        assert matrix.equal(before), "the matrix itself has changed: return a new one"
         _check_even(given, matrix)
     right("every direction kept, every length near 1, and only products of matrices used.")
 

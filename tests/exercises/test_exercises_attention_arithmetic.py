@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -69,7 +70,9 @@ def test_wrong_fading(message: str, wrong: Callable[..., Any]) -> None:
         checks.check_fading_weights(wrong)
 
 
-def detector(size: float = 300.0, tolerance: float = 0.0, last: bool = True, keys: bool = True) -> Callable[..., bool]:
+def detector(
+    size: float = 300.0, tolerance: float = 0.0, last: bool = True, keys: bool = True, rows: int = 3
+) -> Callable[..., bool]:
     """A leak test with a weakness."""
 
     def leaks(attention: checks.Attention) -> bool:
@@ -82,7 +85,7 @@ def detector(size: float = 300.0, tolerance: float = 0.0, last: bool = True, key
             v2[at] = 5.0
             if keys:
                 k2[at] = 5.0
-            change = (attention(q, k, v) - attention(q, k2, v2))[:-1].abs().max()
+            change = (attention(q, k, v) - attention(q, k2, v2))[:rows].abs().max()
             if change > tolerance:
                 return True
         return False
@@ -97,6 +100,7 @@ def detector(size: float = 300.0, tolerance: float = 0.0, last: bool = True, key
         ("false alarm: the book's own attention", lambda attention: True),
         ("false alarm: the book's own attention", detector(last=False)),
         ("after the softmax", detector(keys=False)),
+        ("every row but the first", detector(rows=1)),
         ("masked scores set to -10: ", detector(size=1.0, tolerance=1e-1)),
         ("masked scores set to -10000", detector(size=1.0)),
         ("return True or False, not a str", lambda attention: "yes"),
@@ -108,8 +112,9 @@ def test_wrong_detectors(message: str, wrong: Callable[..., Any]) -> None:
         checks.check_leak_detector(wrong)
 
 
-def test_a_detector_may_answer_with_a_tensor(capsys: pytest.CaptureFixture[str]) -> None:
-    checks.check_leak_detector(lambda attention: torch.tensor(detector()(attention)))
+@pytest.mark.parametrize("kind", [torch.tensor, np.bool_])
+def test_a_detector_may_answer_with_a_tensor(kind: Callable[[bool], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    checks.check_leak_detector(lambda attention: kind(detector()(attention)))
     assert capsys.readouterr().out.startswith("Right:")
 
 

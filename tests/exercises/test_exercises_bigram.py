@@ -31,7 +31,7 @@ def in_place(counts: Tensor, extra: float) -> Tensor:
         ("without extra", lambda counts, extra: (counts + extra) / counts.sum(dim=1, keepdim=True)),
         ("extra was not added", lambda counts, extra: counts / counts.sum(dim=1, keepdim=True)),
         ("not scores", lambda counts, extra: (counts + extra).softmax(dim=1)),
-        ("was changed", in_place),
+        ("changes a tensor it was given", in_place),
         ("return a tensor", lambda counts, extra: counts.tolist()),
         ("shape is", lambda counts, extra: (counts + extra)[0]),
         ("add up to", lambda counts, extra: counts * 0 + 0.7),

@@ -42,6 +42,7 @@ def center(x):
         ("the mean is not subtracted", lambda x: x / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()),
         ("the root of the variance", lambda x: center(x) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5)),
         ("eps", normalize(-1, eps=0.0)),
+        ("changes a tensor it was given", lambda x: x.sub_(x.mean(-1, keepdim=True))),
         ("return one tensor, not a tuple", lambda x: (x, x)),
         ("it must be", lambda x: x.mean(-1)),
         (r"at \(0, 0, 0\) stands", lambda x: x),
@@ -90,7 +91,7 @@ def in_place(x, p, training):
         ("whole rows or columns", drop(sound, shape=lambda x: (x.size(0), 1))),
         ("whole rows or columns", drop(sound, shape=lambda x: (1, x.size(1)))),
         ("draw anew", same_every_time),
-        ("x itself has changed", in_place),
+        ("changes a tensor it was given", in_place),
         ("return one tensor", lambda x, p, training: [x]),
     ],
 )

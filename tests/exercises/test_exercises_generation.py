@@ -52,7 +52,7 @@ def in_place(x: Tensor, p: float) -> Tensor:
         ("least probable", lambda x, p: share(nucleus(x, p, descending=False))),
         ("each row by itself", lambda x, p: share(nucleus(x.flatten(), p).view_as(x))),
         ("nothing is left out", lambda x, p: x),
-        ("changes its input", in_place),
+        ("changes a tensor it was given", in_place),
         ("must be a tensor", lambda x, p: 1.0),
         ("it must stay", lambda x, p: x[..., :2]),
         ("it must be", lambda x, p: torch.full_like(x, 1 / x.size(-1))),
@@ -111,6 +111,7 @@ def write(
         ("must be ids", lambda *given: write(*given).tolist()),
         ("another symbol than the best", lambda *given: (write(*given) + 1) % 11),
         ("ends with an error", lambda model, idx, n: write(model, idx, n)[0, 99]),
+        ("ends with an error: .*like", lambda model, idx, n: KVCache(model.config, len(idx))),
     ],
 )
 def test_wrong_write(message: str, wrong: Callable[..., Any]) -> None:

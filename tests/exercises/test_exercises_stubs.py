@@ -79,6 +79,31 @@ def test_an_assertion_of_the_reader_keeps_its_traceback():
     assert not isinstance(error.value, Mistake)
 
 
+def test_an_operation_that_torch_lacks_is_no_empty_stub():
+    """torch says so with the error that a stub may raise."""
+    with pytest.raises(Mistake, match=r"stops with an error in line .* not implemented"):
+        CHECKS["attention_arithmetic.check_fading_weights"](lambda T: torch.arange(T).softmax(0))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_a_function_that_changes_what_it_is_given_is_told(check):
+    """Else the check would compare with what the function left behind."""
+    tensors = []
+
+    def greedy(*inputs):
+        tensors.extend(i for i in inputs if isinstance(i, torch.Tensor))
+        for tensor in tensors:
+            tensor.fill_(7)
+        return 1.0
+
+    told = ""
+    try:
+        check(greedy)
+    except Exception as error:
+        told = str(error)
+    assert ("changes a tensor it was given" in told) == bool(tensors)
+
+
 def test_the_line_that_failed_is_named():
     def own(x):
         return x + x.nothing

@@ -112,7 +112,7 @@ def stretched(x, start):
         ("nothing is turned", lambda x, start: x.clone()),
         ("lengths have changed", stretched),
         ("by other angles", turn(change=lambda angles: angles * 2)),
-        ("x itself has changed", lambda x, start: x.mul_(2)),
+        ("changes a tensor it was given", lambda x, start: x.mul_(2)),
         ("return one tensor", lambda x, start: (x, x)),
         ("the shape is", lambda x, start: x[..., :1]),
     ],
@@ -196,10 +196,11 @@ def in_place(matrix):
         ("these are 6 steps", newton(steps=6)),
         ("from the wrong side", from_the_wrong_side),
         ("transpose it back", left_transposed),
-        ("itself has changed", in_place),
+        ("changes a tensor it was given", in_place),
         ("singular values come out as", lambda m: m.sign()),
         ("return one tensor", lambda m: [m]),
         ("the shape is", lambda m: m[0]),
+        ("stay in the 32 bits", lambda m: orthogonalize(m).bfloat16()),
     ],
 )
 def test_wrong_orthogonalization(message, answer):
