@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import nullcontext
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from minigpt import GPT, CharTokenizer, GPTConfig, evaluate, load_model, load_text, load_tokenizer, split, training
 from minigpt.run import cli, processes
-from minigpt.run.checkpoint import load_facts
+from minigpt.run.checkpoint import load_facts, save_model
 from minigpt.run.cli import main, parameters_by_piece
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import Processes
@@ -181,6 +182,22 @@ def test_a_run_is_never_written_over(trained, text_file, tmp_path, capsys, monke
     for _ in range(2):
         assert main([*words, "--steps", "1"]) == 0
     assert sorted(f.name for f in (tmp_path / "runs").iterdir()) == ["bigram", "bigram-2"]
+
+
+def test_runs_that_begin_together_get_a_folder_each(tmp_path, monkeypatch):
+    """Nothing is written yet when the second one looks for a free name."""
+    monkeypatch.chdir(tmp_path)
+    args = Namespace(preset="bigram", out=None)
+    assert [cli._free_folder(args).name for _ in range(3)] == ["bigram", "bigram-2", "bigram-3"]
+
+
+def test_a_symbol_that_the_terminal_cannot_show_becomes_a_question_mark(tmp_path):
+    save_model(GPT(GPTConfig(2, 8, 8, 1, 1, 0.0)), tmp_path, CharTokenizer("ał"))
+    words = [sys.executable, "-m", "minigpt", "sample", str(tmp_path), "--prompt", "ał", "-n", "20"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"a\?[a?]{20}\n", done.stdout)
 
 
 def test_an_unknown_preset_lists_those_there_are(capsys):

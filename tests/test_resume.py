@@ -189,6 +189,31 @@ def test_the_keeper_saves_no_damaged_weights_and_lets_a_second_ctrl_c_through(sm
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_save_that_fails_is_told_and_training_goes_on(small_gpt, tmp_path, monkeypatch, capsys):
+    """A full disk for a minute must not end a run of hours."""
+    config = TrainConfig()
+    run = Run("gpt", small_gpt, CharTokenizer("ab"), config, "", start(small_gpt, config))
+    keeper = Keeper(run, tmp_path, every=0)
+    run.state.step = 1
+    keeper(run.state)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save_run", full)
+        run.state.step = 2
+        keeper(run.state)
+        keeper.interrupted = True
+        with pytest.raises(KeyboardInterrupt):
+            keeper(run.state)
+    assert "warning: step 2 is not saved: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert (keeper.saved_step, keeper.at_rest) == (1, False)
+    keeper.interrupted = False
+    keeper(run.state)
+    assert keeper.saved_step == load_run(tmp_path).state.step == 2
+
+
 def test_all_processes_stop_after_the_same_step(small_gpt, tmp_path):
     """Ctrl-C reaches them one by one: the one that did not hear of it yet stops, and saves, with the others."""
     config = TrainConfig()
@@ -253,6 +278,19 @@ def test_going_on_with_something_else_is_refused(words, message, text_file, tmp_
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_began_without_a_network_goes_on_with_one(play, tmp_path, monkeypatch, capsys):
+    """The real text can be had now; this run goes on with the one it knows."""
+    monkeypatch.setattr(cli, "generate_play", lambda: play)
+    monkeypatch.setattr(cli, "load_text", lambda path: play)
+    folder = str(tmp_path / "run")
+    assert cli.main(["train", *SMALL, "--steps", "1", "--out", folder]) == 0
+    monkeypatch.setattr(cli, "load_text", lambda path: play[::-1])
+    assert cli.main(["train", "--resume", folder, "--steps", "2"]) == 0
+    assert load_facts(Path(folder))["step"] == 2
+    assert cli.main(["train", "--resume", folder, "--steps", "3", "--data", "another"]) == 2
+    assert "was trained on another text: pass that one with --data" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_named(tmp_path, small_gpt):

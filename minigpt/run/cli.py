@@ -1,6 +1,7 @@
 """The command line: `python -m minigpt train | sample | info | export | presets`."""
 
 import argparse
+import io
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from minigpt.run.checkpoint import (
 from minigpt.run.presets import PRESETS
 from minigpt.run.processes import Processes, faster_precision, machine, pick_device, processes
 from minigpt.run.resume import Keeper, Run, load_run, save_run, text_sha256
+from minigpt.standin import generate_play
 from minigpt.text import CharTokenizer, check_sizes, load_text, split
 from minigpt.training import MOST_SEEDS, TrainConfig, evaluate, start, train
 
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "command" not in args:
         parser.print_help()
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a symbol that this terminal or file can't hold becomes a ?
     try:
         return args.command(args)
     except BrokenPipeError:  # the reader of our output has left, as in `sample … | head`
@@ -162,7 +166,7 @@ def _train(args: argparse.Namespace) -> int:
         print(warning, file=sys.stderr)
     text = load_text(args.data)
     with processes(device) as team:
-        run = _continued(args, text, device) if args.resume else _new(args, text, device, team)
+        run, text = _continued(args, text, device) if args.resume else (_new(args, text, device, team), text)
         if run.config.batch_size % team.count:
             raise ValueError(f"batch_size {run.config.batch_size} cannot be shared by {team.count} processes evenly")
         if args.resume and _is_finished(run, args.resume):
@@ -170,8 +174,7 @@ def _train(args: argparse.Namespace) -> int:
             return 0
         if team.rank:  # each process draws its own dropout, also when it goes on
             torch.manual_seed(run.config.seed + team.rank + team.count * run.state.step)
-        folder = args.resume or (_free_folder(args) if team.is_first else Path())
-        return _run(run, folder, team, args, text)
+        return _run(run, team, args, text)
 
 
 def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> Run:
@@ -192,7 +195,8 @@ def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> R
     return Run(args.preset, model, tokenizer, config, text_sha256(text), start(model, config))
 
 
-def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
+def _continued(args: argparse.Namespace, text: str, device: str) -> tuple[Run, str]:
+    """The run in the folder, and the text that it goes on with."""
     changes = _given(args, SIZES | RECIPE)
     allowed = {"steps", "learning_rate", "muon_rate", "eval_every"}
     if args.out or set(changes) - allowed:
@@ -201,6 +205,8 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
     run = load_run(args.resume, device)
     if run.preset not in PRESETS:
         raise ValueError(f"the run in {args.resume} is of the preset {run.preset!r}, which this minigpt does not know")
+    if run.text_sha256 != text_sha256(text) and args.data is None:
+        text = generate_play()  # what a run begins with where the real text can't be had
     if run.text_sha256 != text_sha256(text):
         raise ValueError(f"the run in {args.resume} was trained on another text: pass that one with --data")
     run.config = replace(run.config, **changes)
@@ -208,7 +214,7 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> Run:
         raise ValueError(
             f"--steps is {run.config.steps}, but the run is at step {run.state.step}: give a larger number"
         )
-    return run
+    return run, text
 
 
 def _is_finished(run: Run, folder: Path) -> bool:
@@ -224,26 +230,26 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _free_folder(args: argparse.Namespace) -> Path:
-    """The folder asked for, or the first of runs/PRESET, runs/PRESET-2, … that holds no run."""
-
-    def taken(folder: Path) -> bool:
-        return (folder / RUN_FILE).exists() or (folder / MODEL_FILE).exists()
-
+    """The folder asked for, or a new one: the first of runs/PRESET, runs/PRESET-2, … that is not there yet."""
     if args.out:
-        if taken(args.out):
+        if (args.out / RUN_FILE).exists() or (args.out / MODEL_FILE).exists():
             raise ValueError(f"{args.out} already holds a run: go on with --resume {args.out}, or choose another --out")
         return args.out
     folder, number = Path("runs", args.preset), 1
-    while taken(folder):
-        number += 1
-        folder = Path("runs", f"{args.preset}-{number}")
-    return folder
+    while True:
+        try:
+            folder.mkdir(parents=True)  # of several runs that begin together only one can make it
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = Path("runs", f"{args.preset}-{number}")
 
 
-def _run(run: Run, folder: Path, team: Processes, args: argparse.Namespace, text: str) -> int:
+def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
     train_ids, val_ids = split(run.tokenizer.encode(text))
     for name, ids in (("training", train_ids), ("validation", val_ids)):  # before anything is saved
         check_sizes(ids, run.config.batch_size, run.model.config.block_size, f"{name} part of the text")
+    folder = args.resume or (_free_folder(args) if team.is_first else Path())
     keeper = Keeper(run, folder, args.save_every, writes=team.is_first, agree=team.any)
     again = {"resume": folder.as_posix(), "data": args.data, "device": args.device}
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in again.items() if value is not None]

@@ -8,6 +8,7 @@ had never stopped.
 import hashlib
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,8 +131,11 @@ class Keeper:
         stop = self.agree(self.interrupted)
         if self.writes and (stop or time.monotonic() - self._saved_at >= self.every):
             if all(bool(p.isfinite().all()) for p in self.run.model.parameters()):  # never replace a good one by a bad
-                save_run(self.run, self.folder)
-                self.saved_step = state.step
+                try:
+                    save_run(self.run, self.folder)
+                    self.saved_step = state.step
+                except OSError as error:  # a full disk, a file that another program holds: later it may work
+                    print(f"\nminigpt: warning: step {state.step} is not saved: {error}", file=sys.stderr)
             self._saved_at = time.monotonic()
         if stop:
             self.at_rest = self.saved_step == state.step
