@@ -116,12 +116,12 @@ class Column {
     return true;
   }
 
-  async update() { // read the text, then look at the chosen place
+  async update() { // read the text, then look at the chosen place; false if something newer has begun
     this.job++;
-    if (!this.ids.length) return;
-    if (!(await this.finish(this.reading, this.ids))) return;
+    if (!this.ids.length) return false;
+    if (!(await this.finish(this.reading, this.ids))) return false;
     this.measure();
-    await this.look();
+    return this.look();
   }
 
   measure() { // the surprise at each symbol that was read and is not measured yet, in bits
@@ -133,12 +133,13 @@ class Column {
 
   async look() {
     const ids = this.ids.slice(0, this.place() + 1);
-    if (!(await this.finish(this.looking, ids))) return;
-    if (this.intact && !(await this.finish(this.intact, ids))) return;
+    if (!(await this.finish(this.looking, ids))) return false;
+    if (this.intact && !(await this.finish(this.intact, ids))) return false;
     this.logits = this.looking.logits.at(-1);
     this.weights = this.looking.position.weights;
     this.own = minigpt.next_probabilities(this.intact ? this.intact.logits.at(-1) : this.logits);
     this.draw();
+    return true;
   }
 
   place() {
@@ -153,6 +154,7 @@ class Column {
   }
 
   force(id) { // go on with this symbol after the chosen place
+    if (!this.logits) return; // the bars are still those of another model
     flush();
     stop();
     const inside = this.place() + 1 < this.written; // the prompt: what is left of it is the new one
@@ -161,7 +163,9 @@ class Column {
     this.surprise.length = Math.min(this.surprise.length, this.ids.length - 1);
     this.selected = null;
     if (inside && this === columns[0]) state.prompt = prompt.value = this.entry.tokenizer.decode(this.ids.slice(0, -1));
-    this.update().then(() => say(`${named(this.symbol(this.ids.length - 1))} written. ${this.expectation()}`)).catch(fault);
+    this.update().then((seen) => {
+      if (seen) say(`${named(this.symbol(this.ids.length - 1))} written. ${this.expectation()}`);
+    }).catch(fault);
     save(true);
   }
 
@@ -169,8 +173,8 @@ class Column {
     this.selected = index;
     colour = index === null ? "surprise" : "attention";
     drawColour();
-    this.look().then(() => {
-      if (index !== null) say(`${this.describe(index)}. ${this.expectation()}`);
+    this.look().then((seen) => {
+      if (seen && index !== null) say(`${this.describe(index)}. ${this.expectation()}`);
     }).catch(fault);
   }
 
@@ -472,6 +476,8 @@ function pace(done, began) {
 async function start(n) {
   if (!columns.length || columns.some((column) => !column.ids.length)) return;
   const mine = (running = {}), began = performance.now();
+  const texts = columns.map(({ ids }) => ids); // they grow; where others stand, something else has begun
+  const replaced = () => columns.length !== texts.length || columns.some(({ ids }, i) => ids !== texts[i]);
   grid.setAttribute("aria-busy", "true");
   if (n > 1) generate.textContent = "Stop";
   for (const column of columns) { column.selected = null; column.job++; }
@@ -480,7 +486,7 @@ async function start(n) {
   try {
     for (; done < n && running === mine; done++) {
       await Promise.all(columns.map((column) => column.write()));
-      if (performance.now() - drawn > 30) {
+      if (running === mine && performance.now() - drawn > 30) {
         for (const column of columns) column.grow();
         status.textContent = pace(done + 1, began);
         await new Promise((go) => (document.hidden ? setTimeout(go) : requestAnimationFrame(go)));
@@ -491,12 +497,12 @@ async function start(n) {
     fault(error);
   }
   for (const column of columns) column.grow();
-  if (n > 1) status.textContent = pace(done, began);
+  if (n > 1 && !replaced()) status.textContent = pace(done, began);
   if (running === mine) stop();
   else if (running) return; // Generate was pressed again before this one had ended
   const read = await Promise.all(columns.map((column) => column.update())).then(() => true, fault);
   if (!running) grid.removeAttribute("aria-busy");
-  if (!read) return;
+  if (!read || replaced()) return;
   say(n === 1 ? `${named(columns[0].symbol(columns[0].ids.length - 1))} written. ${columns[0].expectation()}`
     : `${done} symbols written, ending: ${columns[0].entry.tokenizer.decode(columns[0].ids.slice(-60))}`);
   save();

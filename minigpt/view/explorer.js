@@ -6,8 +6,11 @@
   const perHead = data.causal ? (T * (T + 1)) / 2 : T * T;
   const bytes = Uint8Array.from(atob(data.weights), (c) => c.charCodeAt(0));
   const units = data.unit > 255 ? new Uint16Array(bytes.buffer) : bytes;
-  const SPOKEN = { __proto__: null, "␣": "space", "⏎": "newline", "⇥": "tab", ",": "comma", ".": "full stop", ":": "colon", ";": "semicolon",
-    "'": "apostrophe", "!": "exclamation mark", "?": "question mark", "-": "hyphen", "&": "ampersand", "$": "dollar" };
+  const SPOKEN = {
+    __proto__: null, "␣": "space", "⏎": "newline", "⇥": "tab", ",": "comma", ".": "full stop", ":": "colon",
+    ";": "semicolon", "'": "apostrophe", "!": "exclamation mark", "?": "question mark", "-": "hyphen", "&": "ampersand",
+    "$": "dollar",
+  };
 
   /** How much `query` takes from `key` in one head, or in the mean of a layer's heads. */
   function weight(layer, head, query, key) {
@@ -299,8 +302,19 @@
     root.replaceChildren(root.querySelector("style"), view);
     repaint();
     new ResizeObserver(() => { repaint(); drawMap(); }).observe(map);  // a view that comes back may find a new theme
-    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", repaint);
-    const watch = new MutationObserver(repaint);
+    root.addEventListener("theme", repaint);
+    followTheme(root);
+  }
+
+  function followTheme(root) {  // holds the view weakly, so that one whose cell is run again can be forgotten
+    const view = new WeakRef(root), queries = ["(prefers-color-scheme: dark)", "print"].map((query) => matchMedia(query));
+    const watch = new MutationObserver(tell);
+    function tell() {
+      if (view.deref()) { view.deref().dispatchEvent(new Event("theme")); return; }
+      watch.disconnect();
+      for (const query of queries) query.removeEventListener("change", tell);
+    }
+    for (const query of queries) query.addEventListener("change", tell);
     for (const element of [document.documentElement, document.body])
       watch.observe(element, { attributes: true, attributeFilter: ["data-theme", "theme", "class", "data-jp-theme-light"] });
   }

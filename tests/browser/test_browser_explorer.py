@@ -312,6 +312,14 @@ def test_painted_again_only_when_the_colors_change(view: Any) -> None:
     assert view.evaluate(away) == [18, 22, 28]
 
 
+def test_a_view_that_left_the_page_is_forgotten(view: Any) -> None:
+    """Where a cell is run again and again, every view would stay in memory with its weights and pictures."""
+    view.evaluate("() => { const old = document.querySelector('.minigpt-explorer'); window.old = new WeakRef(old); }")
+    view.evaluate("document.querySelector('.minigpt-explorer').remove()")
+    view.context.new_cdp_session(view).send("HeapProfiler.collectGarbage")
+    assert view.evaluate("window.old.deref() === undefined")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_accessible_and_narrow(view: Any, theme: str, width: int) -> None:
@@ -331,6 +339,15 @@ def test_accessible_and_narrow(view: Any, theme: str, width: int) -> None:
         ".map(r => Math.min(r.width, r.height))"
     )
     assert min(sides) >= 18
+
+
+def test_forced_colors_leave_the_data(view: Any) -> None:
+    """A browser that paints all pages in the reader's own colors would paint over the shades and the chosen head."""
+    inside = box(view, 0).locator(".view")  # its border is round, and what shows behind it is the page
+    before = inside.screenshot()
+    view.emulate_media(forced_colors="active")
+    assert view.evaluate("matchMedia('(forced-colors: active)').matches")
+    assert inside.screenshot() == before
 
 
 def test_paper_is_white(view: Any) -> None:

@@ -662,6 +662,62 @@ def test_looking_inside_ends_the_writing(play: Any) -> None:
     assert max(map(float, shades)) > 0.1
 
 
+def test_a_new_prompt_ends_the_writing_without_a_word_about_the_old_text(play: Any) -> None:
+    play.get_by_role("button", name="Generate").click()
+    play.wait_for_function(f"() => ({TEXT})().length > {len(PROMPT) + 20}")
+    play.get_by_label("Prompt").fill("KING")
+    play.wait_for_function(f"() => ({TEXT})() === 'KING' && !document.querySelector('[aria-busy]')")
+    play.wait_for_timeout(300)
+    assert play.locator(".pg-status").inner_text() == ""
+    assert "symbols written" not in play.locator("[aria-live]").all_inner_texts()[0]
+
+
+def test_bars_of_another_model_write_nothing(play: Any) -> None:
+    """Until the new one has read the text they hold the old one's symbols."""
+    all_models(play)
+    play.evaluate(
+        """() => {
+            const choose = document.getElementById('pg-model');
+            choose.value = 'bigram';
+            choose.dispatchEvent(new Event('change', { bubbles: true }));
+            document.querySelector('.pg-bar').click();
+        }"""
+    )
+    play.wait_for_timeout(300)
+    assert text(play) == PROMPT
+
+
+def test_what_is_superseded_is_not_spoken(play: Any) -> None:
+    """Past the context each look takes a while: nothing is said of a symbol that was left before its end."""
+    all_models(play)
+    play.locator("#pg-model").select_option("modern-coffee")
+    play.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 8)
+    play.wait_for_function("() => document.querySelector('.pg-text span:nth-child(344)')?.title.includes('bits')")
+    said = play.evaluate(
+        """async () => {
+            const said = [], live = document.querySelector('.pg [aria-live]');
+            new MutationObserver(() => said.push(live.textContent)).observe(live, { childList: true });
+            const spans = document.querySelectorAll('.pg-text span');
+            spans[290].click(); // another part of the line is in its window: all is read anew
+            await new Promise((done) => setTimeout(done, 30));
+            spans[0].click();
+            while (!said.length) await new Promise((done) => setTimeout(done, 100));
+            await new Promise((done) => setTimeout(done, 500));
+            return said;
+        }"""
+    )
+    assert len(said) == 1, said
+    assert said[0].startswith("T")
+
+
+def test_forced_colors_leave_the_shades(play: Any) -> None:
+    shades = play.locator(".pg-text")
+    before = shades.screenshot()
+    play.emulate_media(forced_colors="active")
+    assert play.evaluate("matchMedia('(forced-colors: active)').matches")
+    assert shades.screenshot() == before
+
+
 def test_words_can_be_dragged_into_the_prompt(play: Any) -> None:
     """Only a file is the page's to take."""
     taken = play.evaluate(
