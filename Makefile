@@ -13,13 +13,17 @@ SHELL := /bin/bash
 .PHONY: book test setup lint unit nbval notebooks stale benchmark pdf linkcheck browser colab serve lock clean help
 
 # An environment counts as made when its stamp is written, which is the last thing that happens: an install that was
-# interrupted is taken up again by the next call, and one whose pip no longer runs is made anew.
+# interrupted is taken up again by the next call. Its scripts, and its way to minigpt, name the place where it was made:
+# one that was moved or copied, or whose Python is gone, is made anew.
+sound = grep -qsF ' $(CURDIR)/$(1)' $(1)/pyvenv.cfg && $(1)/bin/python -c 'import pip' 2>/dev/null
+$(foreach env,$(BOOK) $(VENV),$(shell { $(call sound,$(env)); } || rm -f $(env)/.installed))
+
 define environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "minigpt needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || { \
+	@{ $(call sound,$(1)); } || { \
 	  echo "making the environment $(1)"; rm -rf $(1); $(PYTHON) -m venv $(1); }
 endef
 

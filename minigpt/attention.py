@@ -36,7 +36,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     if q.size(-1) != k.size(-1):
         raise ValueError(f"q has head_size {q.size(-1)} and k has {k.size(-1)}: they must be equal")
     mask = causal_mask(q.size(-2), k.size(-2), q.device)
-    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)  # (..., T_q, T_k); scaling q first scales fewer numbers
+    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)  # (..., T_q, T_k); in a long text q is the smaller to scale
     return scores.masked_fill_(~mask, float("-inf")).softmax(dim=-1)
 
 

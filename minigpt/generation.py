@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigpt import attention, block, gpt
 from minigpt.bigram import LanguageModel
 from minigpt.gpt import GPT, GPTConfig, evaluating
 
@@ -75,18 +76,19 @@ class OnePosition:
             self.past.append((q, k, v))
         self.embeddings = model.token_embedding.weight, model.position_embedding.weight
         self.layers: list[list[tuple[Tensor, Any]]] = []  # (weight, bias or None) of each piece of each block
-        block: Any
-        for block in model.blocks:
-            first, _, second, _ = block.feed_forward.net
-            parts = block.norm1, block.attention.qkv, block.attention.proj, block.norm2, first, second
+        b: Any
+        for b in model.blocks:
+            first, _, second, _ = b.feed_forward.net
+            parts = b.norm1, b.attention.qkv, b.attention.proj, b.norm2, first, second
             self.layers.append([(part.weight, part.bias) for part in parts])
         self.last: list[tuple[Tensor, Any]] = [(part.weight, part.bias) for part in (model.norm, model.head)]
         self.is_small = sum(p.numel() for p in model.parameters()) < 4_000_000
 
     @staticmethod
     def fits(model: LanguageModel) -> TypeGuard[GPT]:
-        """Whether the model is exactly a `GPT` on the CPU: no module or method replaced, no hook to be called."""
-        if type(model) is not GPT or next(model.parameters()).device.type != "cpu":
+        """Whether the model is exactly a `GPT` on the CPU, in its own precision, with nothing replaced and no hook."""
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        if type(model) is not GPT or not on_cpu or torch.is_autocast_enabled("cpu") or _written_out() != AS_IMPORTED:
             return False
         return _pieces(model) == _plan(model.config) and not any(
             m._forward_hooks or m._forward_pre_hooks or any(callable(getattr(type(m), name, None)) for name in vars(m))
@@ -117,6 +119,15 @@ class OnePosition:
             x = torch.addmv(down_bias, down, inner).add_(x)
         norm, (head, head_bias) = self.last
         return torch.addmv(head_bias, head, F.layer_norm(x, C, *norm))[None]
+
+
+def _written_out() -> list[object]:
+    """What `OnePosition` writes out, as it stands now: a reader may have put something else into a class."""
+    classes = GPT, gpt.Block, block.MultiHeadAttention, block.FeedForward
+    return [attention.attend, *(method for c in classes for method in vars(c).values() if callable(method))]
+
+
+AS_IMPORTED = _written_out()
 
 
 def _pieces(model: nn.Module) -> list[tuple[str, type, str]]:
@@ -189,8 +200,8 @@ def stream(
 ) -> Iterator[Tensor]:
     """Continue idx (B, T) one symbol at a time: an iterator over n tensors (B,), each drawn as it is asked for.
 
-    Until the iterator ends or is closed the model stays in eval mode; then it returns to the mode it was in. The
-    arguments, and the errors, are those of `generate`.
+    The model is in eval mode while a symbol is computed, and in the mode it was in between two. The arguments, and the
+    errors, are those of `generate`.
     """
     config = model.config
     if idx.dim() != 2 or idx.is_floating_point():
@@ -222,25 +233,26 @@ def _write(
     new = idx[:, -block_size:]  # (B, T): what the cache has not seen yet
     text = [new]  # the window in pieces, put together only where the whole of it is read
     kv = KVCache(model.config, len(idx), next(model.parameters())) if use_cache else None
-    with evaluating(model):
-        step: OnePosition | None = None
-        for _ in range(n):
-            seen = step or kv
-            if seen is None or seen.length + new.size(1) > block_size:
-                text = [torch.cat(text, dim=1)[:, -block_size:]]
+    step: OnePosition | None = None
+    for _ in range(n):
+        seen = step or kv
+        if seen is None or seen.length + new.size(1) > block_size:
+            text = [torch.cat(text, dim=1)[:, -block_size:]]
+            with evaluating(model):
                 logits = model(text[0])[:, -1]  # (B, vocab_size)
-            elif step is not None:
-                logits = step(new[:, 0])
-            else:
+        elif step is not None:
+            logits = step(new[:, 0])
+        else:
+            with evaluating(model):
                 logits = model(new, cache=kv)[:, -1]
-                if kv is not None and len(idx) == 1 and OnePosition.fits(model):
-                    step = OnePosition(model, kv)
-            if not math.isfinite(logits.sum()):  # one inf or nan is enough to make it so
-                raise ValueError("the model's logits are not finite: its weights are damaged or its training diverged")
-            symbol = _draw(logits, temperature, top_k, top_p, generator)  # (B,)
-            yield symbol
-            new = symbol[:, None]  # (B, 1)
-            text.append(new)
+            if kv is not None and len(idx) == 1 and OnePosition.fits(model):
+                step = OnePosition(model, kv)
+        if not math.isfinite(logits.sum()):  # one inf or nan is enough to make it so
+            raise ValueError("the model's logits are not finite: its weights are damaged or its training diverged")
+        symbol = _draw(logits, temperature, top_k, top_p, generator)  # (B,)
+        yield symbol
+        new = symbol[:, None]  # (B, 1)
+        text.append(new)
 
 
 def _draw(

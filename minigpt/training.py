@@ -66,6 +66,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1:
                 raise ValueError(f"{name} is 1: it must be below 1, or no gradient would count")
+        if self.grad_clip == 0:
+            raise ValueError("grad_clip is 0, which makes every gradient 0: for no clipping use math.inf")
         if self.seed >= MOST_SEEDS:
             raise ValueError(f"seed is {self.seed}: it must be below {MOST_SEEDS:,}")
         names = {
@@ -178,7 +180,7 @@ def train(
     device, block_size = next(model.parameters()).device, model.config.block_size
     train_ids, val_ids = train_ids.to(device), val_ids.to(device)
     state = state or start(model, config)
-    if not state.history.steps:
+    if not state.history.steps or state.step == config.steps > state.history.steps[-1]:  # or ended where it stopped
         _measure(model, train_ids, val_ids, config, state)
     bar = tqdm(
         total=config.steps, initial=state.step, desc="training", unit="step", mininterval=BAR_SECONDS,

@@ -191,6 +191,12 @@ def test_runs_that_begin_together_get_a_folder_each(tmp_path, monkeypatch):
     assert [cli._free_folder(args).name for _ in range(3)] == ["bigram", "bigram-2", "bigram-3"]
 
 
+def test_a_folder_runs_that_leads_nowhere_is_an_error(text_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "a disk that is not there")
+    assert "File exists: 'runs'" in complaint(capsys, "train", "--preset", "bigram", "--data", text_file)
+
+
 def test_a_symbol_that_the_terminal_cannot_show_becomes_a_question_mark(tmp_path):
     save_model(GPT(GPTConfig(2, 8, 8, 1, 1, 0.0)), tmp_path, CharTokenizer("ał"))
     words = [sys.executable, "-m", "minigpt", "sample", str(tmp_path), "--prompt", "ał", "-n", "20"]

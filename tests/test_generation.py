@@ -8,7 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt import BigramLanguageModel, generate, generation, next_probabilities, stream
+from minigpt import (
+    GPT,
+    BigramLanguageModel,
+    MultiHeadAttention,
+    attention,
+    block,
+    generate,
+    generation,
+    next_probabilities,
+    stream,
+)
 from minigpt.generation import KVCache, LayerCache, OnePosition
 
 DRAW = generation._draw
@@ -183,6 +193,41 @@ def test_dropout_is_off_and_the_mode_is_restored(small_gpt, training):
     first = generate(small_gpt, idx, 10, temperature=0)
     assert torch.equal(first, generate(small_gpt, idx, 10, temperature=0))
     assert small_gpt.training is training
+
+
+def test_two_streams_on_one_model_and_a_training_step_between(small_gpt):
+    """Whichever ends first, the other goes on without dropout; between two symbols the mode is the caller's."""
+    two = torch.zeros(2, 3, dtype=torch.long)
+    wanted = generate(small_gpt, two, 8, temperature=0)[:, 3:]
+    first, second = stream(small_gpt, two, 5), stream(small_gpt, two, 8, temperature=0)
+    next(first)
+    written = [next(second)]
+    first.close()
+    small_gpt.train()
+    written += second
+    assert torch.equal(torch.stack(written, dim=1), wanted)
+    assert small_gpt.training
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(block.FeedForward, "forward"), (MultiHeadAttention, "project"), (attention, "attend"), (GPT, "embed")],
+)
+def test_what_a_reader_put_into_a_class_is_used_for_every_symbol(small_gpt, module, name, monkeypatch):
+    calls, original = [], getattr(module, name)
+    idx = torch.zeros(1, 3, dtype=torch.long)
+    generate(small_gpt, idx, 4)
+    monkeypatch.setattr(module, name, lambda *given, **more: calls.append(1) or original(*given, **more))
+    generate(small_gpt, idx, 1)
+    once = len(calls)
+    generate(small_gpt, idx, 4)
+    assert len(calls) == 5 * once > 0
+
+
+def test_writing_works_in_16_bits(small_gpt):
+    """As the first symbol, so those after it, which are computed without modules where nothing is against it."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert generate(small_gpt, torch.zeros(1, 3, dtype=torch.long), 6).shape == (1, 9)
 
 
 def test_planted_dropout_at_generation_is_caught(small_gpt, monkeypatch):

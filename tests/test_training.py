@@ -189,6 +189,21 @@ def test_the_gradient_is_clipped(ids):
     assert step_of(0.01) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_run_that_ends_where_it_stopped_has_a_last_point(model, ids):
+    config = replace(QUICK, steps=5, eval_every=4)
+    state = start(model, config)
+
+    def stop(state):
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, ids, ids, config, state=state, after_step=stop, progress=False)
+    assert state.history.steps == [0]
+    for _ in range(2):  # once more adds nothing
+        assert train(model, ids, ids, replace(config, steps=3), state=state, progress=False).steps == [0, 3]
+
+
 def test_bfloat16_computes_in_16_bits_and_keeps_weights_in_32(model, ids):
     seen = []
     model.head.register_forward_hook(lambda module, args, out: seen.append((model.training, out.dtype)))
@@ -260,6 +275,7 @@ def test_the_mode_is_training_after_measuring(model, ids):
         ({"learning_rate": -1e-3}, "learning_rate is -0.001: it must be a number"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"beta1": 1.0}, "beta1 is 1: it must be below 1"),
+        ({"grad_clip": 0}, "grad_clip is 0, which makes every gradient 0"),
         ({"final_rate": 2}, "final_rate is 2: it must be a number from 0 to 1"),
         ({"optimizer": "Muon"}, "optimizer is 'Muon': it must be 'adamw' or 'muon'"),
         ({"sampling": "x"}, "sampling is 'x': it must be 'random' or 'in turn'"),

@@ -30,7 +30,7 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
     folder = Path(sys.argv[1])
-    if folder.resolve() == ROOT / "notebooks":
+    if folder.exists() and folder.samefile(ROOT / "notebooks"):
         raise SystemExit("that folder holds the notebooks themselves: name another one")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):

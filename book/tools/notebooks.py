@@ -10,7 +10,7 @@ figures) stay as they were stored, so running an unchanged notebook writes the s
     --normalise  execute nothing; only rewrite the file in its normal form
     --fresh      take the new output of every cell, tagged or not
     --keep       keep those of tagged cells though minigpt changed: for a change that no output shows
-                 (a cell whose outputs were cleared takes its new ones)
+                 (a cell whose outputs were cleared takes its new ones, a stored explorer today's style and script)
     --any-text   store what a run on the built-in stand-in text shows, where the real text is missing
 """
 
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PACKAGE = ROOT / "minigpt"
 IGNORE = "nbval-ignore-output"
+EXPLORER = re.compile(r'(<style>)(.*?)(</style>.*<script>)(.*)(\("[0-9a-f]{12}", \{)', re.DOTALL)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEEP_METADATA = {"tags", "mystnb", "jupyter"}
 METADATA = {
@@ -236,14 +237,28 @@ def keep_stored(nb: Any, old: Any) -> None:
     for ran, was in zip(after, before, strict=True):
         if IGNORE in tags(ran) and was.outputs:
             ran.outputs = was.outputs
+            for output in ran.outputs:
+                if 'class="minigpt-explorer"' in output.get("data", {}).get("text/html", ""):
+                    output["data"]["text/html"] = with_todays_script(output["data"]["text/html"])
         # A figure's bytes depend on the fonts of the machine: the same code on the same numbers keeps its picture.
         for new, stored in zip(ran.outputs, was.outputs, strict=False):
             if "image/png" in new.get("data", {}) and "image/png" in stored.get("data", {}):
                 new["data"]["image/png"] = stored["data"]["image/png"]
 
 
+def with_todays_script(explorer: str) -> str:
+    """A stored explorer: its own weights and table, the style and script that the package has now."""
+    import torch
+
+    from minigpt.view.explorer import AttentionExplorer
+
+    _, style, _, script, _ = EXPLORER.findall(AttentionExplorer(torch.eye(2), "ab")._repr_html_())[0]
+    return EXPLORER.sub(lambda found: found[1] + style + found[3] + script + found[5], explorer)
+
+
 def run(path: Path, fresh: bool = False, keep: bool = False) -> None:
-    nb, old = nbformat.read(path, as_version=4), nbformat.read(path, as_version=4)
+    before = path.read_text("utf8")
+    nb, old = nbformat.reads(before, as_version=4), nbformat.reads(before, as_version=4)
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -252,6 +267,8 @@ def run(path: Path, fresh: bool = False, keep: bool = False) -> None:
     if keep or (not fresh and old.metadata.get("minigpt", {}).get("fingerprint") == now):
         keep_stored(nb, old)
     nb.metadata["minigpt"] = {"fingerprint": now}
+    if path.read_text("utf8") != before:
+        raise SystemExit(f"{path.name} was saved while it ran, in an editor perhaps: nothing is written; run it again")
     print(f"{path.stem}: {'written' if write(nb, path) else 'unchanged'}, {path.stat().st_size / 1e3:.0f} kB")
 
 

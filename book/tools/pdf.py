@@ -41,7 +41,7 @@ def chromium() -> str:
         if name and (path := shutil.which(name)):
             return path
     raise SystemExit(
-        "make pdf needs Chromium. On Debian and Ubuntu: apt-get install chromium; "
+        "make pdf needs Chromium. On Debian: apt-get install chromium; on Ubuntu: snap install chromium; "
         "or name the program: MINIGPT_CHROMIUM=/path/to/chrome make pdf"
     )
 
@@ -73,7 +73,7 @@ def main() -> None:
     target = ROOT / "_build" / "minigpt.pdf"
     target.parent.mkdir(exist_ok=True)
     target.unlink(missing_ok=True)  # of an earlier print, which must not pass for this one
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # a Chromium from a snap has a /tmp of its own
         print("joining the pages", flush=True)
         page = join_pages(Path(folder))
         for_paper(page)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 P = ParamSpec("P")
 
+answered: list[Callable[..., Any]] = []  # who has returned something to the check that runs
+
 
 class Mistake(AssertionError):
     """What a check has found in the reader's function."""
@@ -36,6 +38,7 @@ def check(function: Callable[P, None]) -> Callable[P, None]:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)
+                answered.clear()
                 function(*inputs, **options)
         except AssertionError as error:
             last = traceback.extract_tb(error.__traceback__)[-1].filename
@@ -50,7 +53,7 @@ def attempt(function: Callable[..., Any], *inputs: Any) -> Any:
     """The result of the reader's function, or None with a friendly line while the stub is still empty.
 
     Raises:
-        Mistake: the function changed a tensor that it was given.
+        Mistake: the function changed a tensor that it was given, or returned something before and nothing now.
     """
     tensors = [i for i in inputs if isinstance(i, Tensor)]
     before = [tensor.clone() for tensor in tensors]
@@ -61,10 +64,15 @@ def attempt(function: Callable[..., Any], *inputs: Any) -> Any:
             raise
         result = None
     if result is None or result is ...:
+        if function in answered:
+            case = ", ".join(repr(i) for i in inputs if isinstance(i, int | float | str))
+            case = f" on {case}" if case else ""
+            raise Mistake(f"{function.__name__} returns nothing{case}, but did before: which branch has no return?")
         print(f"Your turn: {function.__name__} returns nothing yet.")
         return None
     if not all(map(torch.equal, tensors, before)):
         raise Mistake("your function changes a tensor it was given: make a new one (x + y, not x += y)")
+    answered.append(function)
     return result
 
 
@@ -72,7 +80,7 @@ def written(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Any) 
     """What the reader's function returns, a tensor of this shape; None while it is not written."""
     try:
         result = attempt(function, *inputs)
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         sizes = ", ".join(str(tuple(i.shape)) for i in inputs if isinstance(i, Tensor)) or str(inputs)
         stops = f"{function.__name__} stops with an error{line_of(function, error)} on inputs of shape {sizes}"
         raise AssertionError(f"{stops}: {error}") from None
@@ -81,7 +89,7 @@ def written(function: Callable[..., Any], shape: tuple[int, ...], *inputs: Any) 
     must_be(result, shape)
     assert result.is_floating_point(), f"the result holds {result.dtype}: it must hold floating-point numbers"
     assert not result.isnan().any(), "the result holds nan: a whole row was masked, or infinity met infinity"
-    return result.detach()
+    return result.detach().float()  # in double precision it is as right
 
 
 def must_be(result: Any, shape: tuple[int, ...], what: str = "") -> None:
@@ -126,6 +134,11 @@ def line_of(function: Callable[..., Any], error: BaseException) -> str:
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" in line {own[-1].lineno}, `{own[-1].line}`," if own else ""
+
+
+def ended(function: Callable[..., Any], error: BaseException) -> str:
+    """What ended the reader's function, and where."""
+    return f"your function ends with an error{line_of(function, error).rstrip(',')}: {error}"
 
 
 def right(sentence: str) -> None:

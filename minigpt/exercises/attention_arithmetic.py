@@ -64,7 +64,9 @@ def check_fading_weights(function: Callable[[int], Tensor]) -> None:
             future = result.triu(1).abs()
             if future.max() > 1e-6:
                 row, column = divmod(int(future.argmax()), T)
-                raise AssertionError(f"row {row} sees column {column}, which is its future: the mask is missing")
+                blind = not result.tril(-1).any()
+                why = "the wrong triangle is masked" if blind else "the mask is missing, or not -inf"
+                raise AssertionError(f"row {row} sees column {column}, which is its future: {why}")
             sums = result.sum(0)
             assert not (sums - 1).abs().max() < 1e-5 or torch.allclose(result.sum(-1), torch.ones(T)), (
                 "the columns add up to 1, not the rows: the softmax runs over the wrong axis"
@@ -129,7 +131,7 @@ def _late(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _mean_of_past(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return shares(torch.ones(v.size(-2), v.size(-2)), causal_mask(v.size(-2), v.size(-2))) @ v
+    return shares(torch.ones(v.size(-2), v.size(-2), dtype=v.dtype), causal_mask(v.size(-2), v.size(-2))) @ v
 
 
 # What the detector must judge: name -> (attention, whether it leaks). What is easy to catch comes first.

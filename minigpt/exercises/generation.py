@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.exercises import Mistake, attempt, check, compare, right
+from minigpt.exercises import Mistake, attempt, check, compare, ended, right
 from minigpt.generation import KVCache, generate
 from minigpt.gpt import GPT, GPTConfig
 
@@ -110,7 +110,7 @@ def check_write(write: Callable[[GPT, Tensor, int], Tensor]) -> None:
                 f"{T} symbols and {n} new ones need {T + n - 1} positions, and you ask for one more: "
                 "nobody asks what follows the last symbol, so it is never read"
             )
-            raise AssertionError(f"your function ends with an error: {error}") from error
+            raise AssertionError(ended(write, error)) from error
         if given is None:
             return
         _check_asked(model, idx, expected)
@@ -172,9 +172,11 @@ def check_jump(jump: Callable[[GPT, Tensor, int], Tensor]) -> None:
             raise
         except Exception as error:
             start, last = model.asked[-1] if model.asked else (None, idx)
+            whole = len(model.asked) == 1 and last.size(1) > 8
+            assert not whole, f"a prompt of {T} symbols does not fit into 8 positions: crop it to its last block_size"
             full = start is not None and start + last.size(1) > 8
             assert not full, "the cache has room for block_size positions: if the next do not fit, begin a new one"
-            raise AssertionError(f"your function ends with an error: {error}") from error
+            raise AssertionError(ended(jump, error)) from error
         if given is None:
             return
         _check_jumps(model.asked, wanted)
@@ -194,9 +196,27 @@ def _jump(model: GPT, idx: Tensor, n: int) -> Tensor:
     return idx
 
 
+def _joined(
+    asked: Sequence[tuple[int | None, Tensor]], wanted: Sequence[tuple[int | None, Tensor]]
+) -> list[tuple[int | None, Tensor]]:
+    """The calls; what was read in two goes, all but the newest symbol and then that, is put together."""
+    calls: list[tuple[int | None, Tensor]] = []
+    for start, ids in asked:
+        if calls and len(calls) <= len(wanted):
+            (place, before), (at, whole) = calls[-1], wanted[len(calls) - 1]
+            if place is not None and place == at and start == place + before.size(1):
+                both = torch.cat([before, ids], dim=1)
+                if torch.equal(both, whole[:, : both.size(1)]):
+                    calls[-1] = place, both
+                    continue
+        calls.append((start, ids))
+    return calls
+
+
 def _check_jumps(asked: Sequence[tuple[int | None, Tensor]], wanted: Sequence[tuple[int | None, Tensor]]) -> None:
     """Was the cache filled, and begun anew, when it should be?"""
     assert asked, "the model is never asked: model(idx, cache=kv)"
+    asked = _joined(asked, wanted)
     for step, ((start, ids), (place, right_ids)) in enumerate(zip(asked, wanted, strict=False)):
         assert start is not None, "the model is asked without the cache: model(…, cache=kv)"
         size, half = ids.size(1), right_ids.size(1)
@@ -205,6 +225,9 @@ def _check_jumps(asked: Sequence[tuple[int | None, Tensor]], wanted: Sequence[tu
                 what = "half a window, but another" if step else "the prompt does not fit, but its end must be kept"
                 raise AssertionError(f"{what}: the last symbols, the newest among them")
             continue
+        assert step or start != 0, (
+            f"{size} symbols of the prompt are read, not {half}: all of it, or its last block_size if it is longer"
+        )
         if step and place == 0:
             assert size > 1, "the new cache gets the newest symbol alone: read the last half of the window into it"
             raise AssertionError(f"{size} symbols are read into the new cache: half the window is {half}")
@@ -229,8 +252,10 @@ def check_beam(beam: Callable[[NextLogProbs, Tensor, int, int], Tensor]) -> None
     start, two = torch.tensor([[0]]), torch.tensor([[3, 1]])
     cases = [(chain, two, 5, 3), (trap, start, 2, 2), (trap, start, 2, 1), (chain, two, 3, 8)]
     for table, idx, n, width in cases:
+        followed: dict[int, set[tuple[int, ...]]] = {}  # length -> the texts whose continuations were asked for
 
-        def ask(ids: Tensor, table: Tensor = table) -> Tensor:
+        def ask(ids: Tensor, table: Tensor = table, followed: dict[int, set[tuple[int, ...]]] = followed) -> Tensor:
+            followed.setdefault(ids.size(1), set()).update(map(tuple, ids.tolist()))
             return table[ids[:, -1]]
 
         try:
@@ -240,9 +265,11 @@ def check_beam(beam: Callable[[NextLogProbs, Tensor, int, int], Tensor]) -> None
         except Exception as error:
             few = f"the width is {width}, but one text has only {len(table)} continuations: keep min(width, …) of them"
             assert width <= len(table), few
-            raise AssertionError(f"your function ends with an error: {error}") from error
+            raise AssertionError(ended(beam, error)) from error
         if given is None:
             return
+        most = max(map(len, followed.values()), default=0)
+        assert most <= width, f"width {width}, and {most} texts go on side by side: keep only the `width` best of all"
         _check_beam(given, ask, idx, n, width)
     right("several texts side by side, the most probable ones kept, the best one returned.")
 

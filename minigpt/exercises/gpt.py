@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minigpt.exercises import Mistake, attempt, check, right
+from minigpt.exercises import Mistake, attempt, check, ended, right
 from minigpt.gpt import GPT, GPTConfig
 
 
 @check
 def check_count(count: Callable[[GPTConfig], int]) -> None:
     """Is `count(config)` the number of parameters of a GPT of these sizes?"""
-    for config in (GPTConfig(11, 7, 12, 3, 3), GPTConfig(50, 64, 32, 1, 5), GPTConfig()):
+    for config in (GPTConfig(11, 8, 12, 3, 3), GPTConfig(50, 64, 32, 1, 5), GPTConfig()):
         given = attempt(count, config)
         if given is None:
             return
@@ -31,7 +31,9 @@ def _mistake(difference: int, config: GPTConfig) -> str:
     known = {
         3 * n * L: "the queries, keys and values have no bias in this model",
         -n * L: "each block has one bias of n_embd more: after the heads, or in the MLP's second layer",
-        -2 * n * L: "each LayerNorm has two vectors, a scale and a shift: 2 n_embd",
+        -2 * n * L: "2 n_embd are missing in each block: it has two LayerNorms, each with a scale and a shift",
+        -(2 * L + 1) * n: "each LayerNorm has two vectors, a scale and a shift: 2 n_embd",
+        -(4 * L + 2) * n: "the LayerNorms are missing: two in each block and one before the head",
         -4 * n * L: "4 n_embd are missing in each block: two LayerNorms of 2 n_embd, or the bias inside the MLP",
         -(n * n + n) * L: "the projection after the heads is missing in each block",
         -n * n * L: "one square matrix is missing in each block: the projection after the heads",
@@ -63,14 +65,15 @@ def check_next(step: Callable[[nn.Module, Tensor], Tensor]) -> None:
             raise
         except Exception as error:
             crop = "9 symbols do not fit into a block_size of 6: keep the last ones, idx[:, -block_size:]"
-            assert idx is short, crop
-            raise AssertionError(f"your function ends with an error: {error}") from error
+            too_long = idx is long and isinstance(error, ValueError)
+            assert not too_long, crop
+            raise AssertionError(ended(step, error)) from error
         if given is None:
             return
         _check_shape(given, idx)
         assert model.training, "the model was in train mode and is not any more: leave it as you found it"
         assert torch.equal(given, step(model, idx)), "two calls, two answers: dropout is still on, model.eval()"
-        _check_values(given, idx, model)
+        _check_values(given.float(), idx, model)
         assert not given.requires_grad, "the answer carries gradients: each step would keep all its work in memory"
         model.eval()
         step(model, idx)

@@ -90,6 +90,8 @@ def check_silence(silence: Callable[[MultiHeadAttention, int], Any]) -> None:
     for n_embd, n_head, head in [(12, 3, 0), (12, 3, 2), (8, 4, 1)]:
         layer, x = _layer(n_embd, n_head), torch.randn(2, 5, n_embd)
         before = {name: value.clone() for name, value in layer.state_dict().items()}
+        with torch.no_grad():
+            full = layer(x)
         quiet = attempt(silence, layer, head)
         if quiet is None:
             return
@@ -97,7 +99,8 @@ def check_silence(silence: Callable[[MultiHeadAttention, int], Any]) -> None:
         with torch.no_grad():
             for name, value in layer.state_dict().items():
                 assert value.equal(before[name]), f"the layer you were given has changed ({name}): work on a deepcopy"
-            got, full, wanted = quiet(x), layer(x), _without(layer, head)(x)
+            assert close(layer(x), full), "the layer you were given writes something else now: work on a deepcopy"
+            got, wanted = quiet(x), _without(layer, head)(x)
             mine = slice(head * layer.head_size, (head + 1) * layer.head_size)
             assert not close(got, full), f"head {head} still writes as before"
             rows = _changed(layer, "proj.weight", (mine, slice(None)))(x)
@@ -106,11 +109,15 @@ def check_silence(silence: Callable[[MultiHeadAttention, int], Any]) -> None:
             )
             flat = _changed(layer, "qkv.weight", (mine, slice(None)))(x)
             assert not close(got, flat), (
-                f"the queries of head {head} are 0, so all its scores are equal: it still writes, a plain average"
+                f"queries or keys of head {head} are 0, so all its scores are equal: it still writes, a plain average"
             )
             for other in set(range(n_head)) - {head}:
                 is_other = close(got, _without(layer, other)(x))
                 assert not is_other, f"head {other} is silent, not head {head}: heads count from 0"
+            single = _changed(layer, "proj.weight", (slice(None), slice(head, head + 1)))(x)
+            assert not close(got, single), f"only column {head} of proj.weight is 0: a head owns head_size columns"
+            shifted = _changed(layer, "proj.weight", (slice(None), slice(head, head + layer.head_size)))(x)
+            assert not head or not close(got, shifted), "the columns begin at `head`: they begin at head * head_size"
             no_bias = wanted - layer.proj.bias
             assert not close(got, no_bias), "the bias of the projection is gone; it belongs to no head"
             assert close(got, wanted), f"head {head} is not the only thing that changed"

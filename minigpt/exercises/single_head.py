@@ -69,7 +69,12 @@ def check_embed(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         except AssertionError as error:
             if f"{(B, T, *both)}" in str(error):
                 raise AssertionError("the two vectors stand side by side: add them, n_embd stays as it is") from None
-            if "stops with an error" in str(error) and "must match the size" in str(error):
+            sizes_differ = "stops with an error" in str(error) and "must match the size" in str(error)
+            if sizes_differ and f"({B})" in str(error):
+                raise AssertionError(
+                    f"{B} rows of the table of positions meet {T} symbols: len(idx) is B; T is idx.size(1)"
+                ) from None
+            if sizes_differ and block_size > T and f"({block_size})" in str(error):
                 raise AssertionError(
                     f"a text of {T} symbols needs the first {T} rows of the table of positions, not all {block_size}"
                 ) from None

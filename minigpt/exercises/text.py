@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -17,23 +18,26 @@ def check_encode_known(function: Callable[[str, str, str], Sequence[int]]) -> No
         try:
             ids = attempt(function, text, symbols, spare)
         except (KeyError, ValueError, IndexError) as error:
+            all_known = "all of them are known: look up the id of a symbol, not the symbol of an id"
+            a_new_one = f"a symbol that is not among them must get the id of {spare!r}"
             raise AssertionError(
                 f"{text!r} with the symbols {symbols!r} raised {type(error).__name__}: "
-                f"a symbol that is not among them must get the id of {spare!r}"
+                f"{all_known if set(text) <= set(symbols) else a_new_one}"
             ) from error
         if ids is None:
             return
         if isinstance(ids, Tensor):
             ids = ids.tolist()
         assert isinstance(ids, list | tuple), f"the ids must be a list, not {type(ids).__name__}"
-        ids, wanted = list(ids), [symbols.index(s if s in symbols else spare) for s in text]
+        ids = [i.item() if isinstance(i, Tensor) and i.numel() == 1 else i for i in ids]
+        wanted = [symbols.index(s if s in symbols else spare) for s in text]
         assert ids != list(range(len(text))), "these are places in the text: an id is the place in the vocabulary"
         assert ids != [i + 1 for i in wanted], "the ids begin at 1: the first symbol of the vocabulary has id 0"
-        assert len(ids) == len(text), (
-            f"{text!r} has {len(text)} symbols and you return {len(ids)} ids: an unknown symbol was left out, "
-            "so every later symbol moved to a wrong place"
-        )
-        outside = [i for i in ids if not (isinstance(i, int) and 0 <= i < len(symbols))]
+        counted = f"{text!r} has {len(text)} symbols and you return {len(ids)} ids"
+        left_out = len(ids) == sum(s in symbols for s in text) < len(text)
+        assert not left_out, f"{counted}: an unknown symbol was left out, so every later symbol moved to a wrong place"
+        assert len(ids) == len(text), f"{counted}: one for each symbol, returned when the loop has ended"
+        outside = [i for i in ids if not (isinstance(i, Integral) and int(i) in range(len(symbols)))]
         assert not outside, (
             f"{outside[0]!r} is not an id: the vocabulary has only 0 to {len(symbols) - 1}, "
             "and a model has no row for anything else"
@@ -66,6 +70,9 @@ def _check_rows(answer: Any, ids: Tensor, T: int, case: str) -> None:
     idx, targets = answer
     tensors = isinstance(idx, Tensor) and isinstance(targets, Tensor)
     assert tensors, "idx and targets must be tensors: use torch.stack"
+    for part in (idx, targets):
+        floating = part.is_floating_point()
+        assert not floating, f"{case}: you return {part.dtype}, ids are whole numbers: torch.zeros(…, dtype=torch.long)"
     rows, shape = len(ids) - T, tuple(idx.shape)
     wanted = ids.unfold(0, T + 1, 1)  # (rows, T + 1)
     first = wanted[0].tolist()

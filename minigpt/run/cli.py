@@ -236,9 +236,10 @@ def _free_folder(args: argparse.Namespace) -> Path:
             raise ValueError(f"{args.out} already holds a run: go on with --resume {args.out}, or choose another --out")
         return args.out
     folder, number = Path("runs", args.preset), 1
+    folder.parent.mkdir(exist_ok=True)  # an error here is about runs/ itself, not about a name that is taken
     while True:
         try:
-            folder.mkdir(parents=True)  # of several runs that begin together only one can make it
+            folder.mkdir()  # of several runs that begin together only one can make it
             return folder
         except FileExistsError:
             number += 1
@@ -255,7 +256,7 @@ def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in again.items() if value is not None]
     resume = " ".join(["python -m minigpt train", *given])
     if team.is_first:
-        print(_summary(run, folder))
+        print(_summary(run, folder), flush=True)  # also into a file it is there before the training
         for leftover in folder.glob(f".{RUN_FILE}.*"):  # of a save that was killed
             leftover.unlink()
         save_run(run, folder)

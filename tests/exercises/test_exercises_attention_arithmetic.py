@@ -55,6 +55,8 @@ def fading(T: int, base: float = 2.0, dim: int = -1, future: float = -math.inf) 
     ("message", "wrong"),
     [
         ("row 0 sees column 1, which is its future", lambda T: fading(T, future=0.0)),
+        ("the wrong triangle is masked", lambda T: fading(T).flip(0, 1)),
+        ("wrong axis", lambda T: fading(T, dim=0).double()),
         ("do not add up to 1", lambda T: (2.0 ** -(torch.arange(T)[:, None] - torch.arange(T))).tril()),
         ("every visible position gets the same", lambda T: fading(T, base=1.0)),
         ("oldest position gets most", lambda T: fading(T, base=0.5)),
@@ -116,6 +118,12 @@ def test_wrong_detectors(message: str, wrong: Callable[..., Any]) -> None:
 def test_a_detector_may_answer_with_a_tensor(kind: Callable[[bool], Any], capsys: pytest.CaptureFixture[str]) -> None:
     checks.check_leak_detector(lambda attention: kind(detector()(attention)))
     assert capsys.readouterr().out.startswith("Right:")
+
+
+def test_a_detector_may_draw_in_double_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    found = detector()
+    checks.check_leak_detector(lambda attention: found(lambda *qkv: attention(*(x.double() for x in qkv))))
+    assert "Right" in capsys.readouterr().out
 
 
 def test_the_first_number_that_is_not_near_is_named() -> None:

@@ -103,6 +103,18 @@ def sampled(table: Tensor, i: int) -> Tensor:
     return torch.multinomial(table[i].softmax(0), 1)
 
 
+def test_an_error_that_is_not_the_softmax_is_not_called_so() -> None:
+    with pytest.raises(RuntimeError, match="Tensors must have same number of dimensions"):
+        check_write(
+            lambda table, start, n: torch.cat([torch.tensor([start]), table[start].softmax(0).multinomial(1)[None]])
+        )
+
+
+def test_a_number_of_numpy_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    check_mean_surprise(lambda logits, targets: F.cross_entropy(logits.flatten(0, 1), targets.flatten()).numpy()[()])
+    assert "Right" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("message", "wrong"),
     [
@@ -116,6 +128,7 @@ def sampled(table: Tensor, i: int) -> Tensor:
         ("0 came in", writing(lambda table, i: torch.multinomial((2 * table[i]).softmax(0), 1))),
         ("must be", writing(lambda table, i: 2 if i == 0 else 0)),
         ("return a list", lambda table, start, n: "abc"),
+        ("one flat list", lambda *given: [writing(sampled)(*given)]),
     ],
 )
 def test_wrong_writing_is_named(message: str, wrong: Callable[..., Any]) -> None:

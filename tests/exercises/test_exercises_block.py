@@ -53,6 +53,11 @@ def test_wrong_layer_norm(message, answer):
         check_layer_norm(answer)
 
 
+def test_double_precision_is_right(capsys):
+    check_layer_norm(lambda x: normalize(-1)(x.double()))
+    assert "Right" in capsys.readouterr().out
+
+
 def drop(scale, share=lambda p: p, shape=lambda x: x.shape, always=False):
     """Dropout with one thing changed: the scale, the share, what is drawn together, or when."""
 

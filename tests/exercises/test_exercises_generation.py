@@ -111,7 +111,7 @@ def write(
         ("must be ids", lambda *given: write(*given).tolist()),
         ("another symbol than the best", lambda *given: (write(*given) + 1) % 11),
         ("ends with an error", lambda model, idx, n: write(model, idx, n)[0, 99]),
-        ("ends with an error: .*like", lambda model, idx, n: KVCache(model.config, len(idx))),
+        ("ends with an error in line .*: .*like", lambda model, idx, n: KVCache(model.config, len(idx))),
     ],
 )
 def test_wrong_write(message: str, wrong: Callable[..., Any]) -> None:
@@ -156,6 +156,36 @@ def crops_the_end(model, idx, n):
     return torch.cat([idx, jump(model, idx[:, :8], n)[:, 8:]], dim=1)
 
 
+def reads_half(model, idx, n):
+    """Of the prompt only its second half, and that as if the text began there."""
+    return jump(model, idx[:, idx.size(1) // 2 :], n)
+
+
+def without_a_crop(model, idx, n):
+    if idx.size(1) <= 8:
+        return jump(model, idx, n)
+    return model(idx, cache=KVCache(model.config, len(idx), model.head.weight))
+
+
+def in_two_goes(model, idx, n):
+    """Into a new cache all but the newest symbol, then that one: as right."""
+    kv, new = KVCache(model.config, len(idx), model.head.weight), idx[:, -8:]
+    for _ in range(n):
+        if kv.length + new.size(1) > 8:
+            kv, new = KVCache(model.config, len(idx), model.head.weight), idx[:, -4:]
+        if new.size(1) > 1:
+            model(new[:, :-1], cache=kv)
+        idx = torch.cat([idx, model(new[:, -1:], cache=kv)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        new = idx[:, -1:]
+    return idx
+
+
+@torch.no_grad()
+def test_a_new_cache_may_be_filled_in_two_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    check_jump(in_two_goes)
+    assert "Right" in capsys.readouterr().out
+
+
 def without_a_cache(model, idx, n):
     return torch.cat([idx, model(idx[:, -8:])[:, -1:].argmax(-1)], dim=1)
 
@@ -178,6 +208,8 @@ def every_time(model, idx, n):
         ("2 symbols are read into the new cache", lambda *given: jump(*given, read=lambda idx, size: idx[:, -2:])),
         ("the last symbols, the newest among them", lambda *given: jump(*given, read=lambda idx, size: idx[:, -8:-4])),
         ("its end must be kept", crops_the_end),
+        ("does not fit into 8 positions", without_a_crop),
+        ("symbols of the prompt are read, not", lambda *given: reads_half(*given)),
         ("has room for one more", lambda *given: jump(*given, full=lambda length, size: length >= size)),
         ("only the new symbols", lambda model, idx, n: jump(model, idx, n)[:, idx.size(1) :]),
         ("ends with an error", lambda model, idx, n: 1 / 0),
@@ -225,6 +257,7 @@ def other_end(ids: Tensor) -> Tensor:
         ("last step only", lambda *given: beam(*given, rank="last")),
         ("probabilities are added", lambda *given: beam(*given, rank="plain")),
         ("its own best continuation", lambda *given: beam(*given, apart=True)),
+        ("go on side by side", lambda ask, idx, n, width: beam(ask, idx, n, width**n)),
         ("the worst text", lambda *given: beam(*given, worst=True)),
         ("keep min", lambda *given: beam(*given, cap=False)),
         ("return only the most probable", lambda *given: beam(*given, all_texts=True)),

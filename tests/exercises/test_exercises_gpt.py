@@ -28,7 +28,9 @@ def count(c: GPTConfig) -> int:
 COUNTS: list[tuple[str, Callable[[GPTConfig], int]]] = [
     ("keys and values have no bias", lambda c: count(c) + 3 * c.n_embd * c.n_layer),
     ("one bias of n_embd more", lambda c: count(c) - c.n_embd * c.n_layer),
-    ("a scale and a shift", lambda c: count(c) - 2 * c.n_embd * c.n_layer),
+    ("2 n_embd are missing in each block", lambda c: count(c) - 2 * c.n_embd * c.n_layer),
+    ("each LayerNorm has two vectors", lambda c: count(c) - (2 * c.n_layer + 1) * c.n_embd),
+    ("the LayerNorms are missing", lambda c: count(c) - (4 * c.n_layer + 2) * c.n_embd),
     ("two LayerNorms of 2 n_embd", lambda c: count(c) - 4 * c.n_embd * c.n_layer),
     ("projection after the heads is missing", lambda c: count(c) - (c.n_embd + 1) * c.n_embd * c.n_layer),
     ("one square matrix is missing", lambda c: count(c) - c.n_embd**2 * c.n_layer),
@@ -116,7 +118,7 @@ NEXTS: list[tuple[str, Callable[[nn.Module, Tensor], Any]]] = [
     ("not the probabilities of the model", lambda model, idx: (2 * answer(model, idx)).softmax(-1)),
     (r"must be \(B, vocab_size\), here \(3, 10\)", lambda model, idx: right_next(model, idx)[:, 0]),
     ("the answer is a list", lambda model, idx: right_next(model, idx).tolist()),
-    ("ends with an error: shape", lambda model, idx: right_next(model, idx).view(7)),
+    ("ends with an error in line .*: shape", lambda model, idx: right_next(model, idx).view(7)),
 ]
 
 
@@ -179,6 +181,7 @@ def test_tied_names_the_mistake(message: str, wrong: Callable[[GPTConfig], Any])
     [
         (check_count, count),
         (check_next, right_next),
+        (check_next, lambda model, idx: answer(model, idx).double().softmax(-1)),
         (check_tied, tied),
         (check_tied, changed(lambda m: setattr(m.token_embedding, "weight", m.head.weight))),
     ],

@@ -158,10 +158,28 @@ def test_both_ways_to_silence_a_head_are_right(change, capsys):
     assert "Right" in capsys.readouterr().out
 
 
+def columns(layer, start, end):
+    """Zeros in these columns of the projection, whosever they are."""
+    return quiet(lambda other, mine: other.proj.weight[:, start:end].zero_())(layer, 0)
+
+
+def hooked(attention, head):
+    """Silent, but the layer that was given is so, too."""
+    size = attention.head_size
+    mute = torch.ones(attention.n_head * size)
+    mute[head * size : (head + 1) * size] = 0
+    attention.proj.register_forward_pre_hook(lambda module, args: (args[0] * mute,))
+    return copy.deepcopy(attention)
+
+
 @pytest.mark.parametrize(
     ("message", "answer"),
     [
         ("still writes as before", lambda attention, head: copy.deepcopy(attention)),
+        ("only column 0", lambda layer, head: columns(layer, head, head + 1)),
+        ("begin at head", lambda layer, head: columns(layer, head, head + layer.head_size)),
+        ("a plain average", quiet(lambda layer, mine: layer.qkv.weight.chunk(3)[1][mine].zero_())),
+        ("writes something else now", hooked),
         ("the rows of proj.weight", quiet(lambda layer, mine: layer.proj.weight[mine].zero_())),
         ("a plain average", quiet(lambda layer, mine: layer.qkv.weight[mine].zero_())),
         ("work on a deepcopy", in_place),

@@ -90,6 +90,7 @@ def test_wrong_heads(message: str, wrong: Callable[..., Any]) -> None:
         ("start at 1", lambda idx, tokens, positions: tokens[idx] + positions.roll(-1, 0)[: idx.size(1)]),
         ("run backwards", lambda idx, tokens, positions: tokens[idx] + positions[: idx.size(1)].flip(0)),
         ("needs the first 4 rows", lambda idx, tokens, positions: tokens[idx] + positions),
+        ("len.idx. is B", lambda idx, tokens, positions: tokens[idx] + positions[: len(idx)]),
         (
             "side by side",
             lambda idx, tokens, positions: torch.cat(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ def test_the_solution_is_right(label: str, solve: Callable[..., Any]) -> None:
             lambda text, symbols, spare: [dict(zip(symbols, range(99), strict=False))[s] for s in text],
         ),
         ("raised ValueError", lambda text, symbols, spare: [symbols.index(s) for s in text]),
+        ("not the symbol of an id", lambda text, symbols, spare: [dict(enumerate(symbols))[s] for s in text]),
+        ("when the loop has ended", lambda text, symbols, spare: [symbols.index(text[0])]),
         ("left out", lambda text, symbols, spare: [symbols.index(s) for s in text if s in symbols]),
         ("-1 is not an id", lambda text, symbols, spare: [symbols.find(s) for s in text]),
         (
@@ -85,6 +88,12 @@ def next_block(ids: Tensor, T: int) -> Any:
     return idx, idx + T
 
 
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+def test_ids_may_be_numbers_of_another_library(kind: Callable[[int], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    check_encode_known(lambda text, symbols, spare: [kind(symbols.index(s if s in symbols else spare)) for s in text])
+    assert "Right" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("message", "wrong"),
     [
@@ -98,6 +107,7 @@ def next_block(ids: Tensor, T: int) -> Any:
         ("row 0 of targets", next_block),
         ("two things", lambda ids, T: rows(ids, T, len(ids) - T)),
         ("use torch.stack", lambda ids, T: ([1], [2])),
+        ("ids are whole numbers", lambda ids, T: [part.float() for part in backwards(ids, T)][::-1]),
         ("rows, 8", lambda ids, T: (rows(ids, T, len(ids) - T), rows(ids, T, len(ids) - T))),
     ],
 )

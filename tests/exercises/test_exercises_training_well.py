@@ -39,6 +39,10 @@ def ramps(rise=lambda s, w: (s + 1) / (w + 1), fall=lambda s, n, w: (n - s) / (n
         ("the rise is missing", ramps(rise=lambda s, w: 1.0)),
         ("there is no rise", lambda step, steps, warmup: 1 - step / steps),
         ("it should have", lambda step, steps, warmup: 0.5),
+        (
+            r"returns nothing on \d+, \d+, \d+, but did before",
+            lambda *given: ramps()(*given) if given[0] != given[2] else None,
+        ),
         ("one number, not str", lambda step, steps, warmup: "1"),
         ("one number for one step", lambda step, steps, warmup: torch.ones(3)),
     ],
@@ -200,6 +204,8 @@ def in_place(matrix):
         ("singular values come out as", lambda m: m.sign()),
         ("return one tensor", lambda m: [m]),
         ("the shape is", lambda m: m[0]),
+        ("divided by the largest singular value", newton(scale=lambda m: m / torch.linalg.norm(m, 2))),
+        ("look at the norm, a, b and c", newton(scale=lambda m: 1.1 * m / m.norm())),
         ("stay in the 32 bits", lambda m: orthogonalize(m).bfloat16()),
     ],
 )
