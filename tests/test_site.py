@@ -6,6 +6,7 @@ where there is none. In CI it must be there. `tests/browser` opens the same page
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -17,9 +18,14 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import handout
+import landing
+import pdf
 import pytest
 import repository
 import yaml
+
+from minigpt import load_model, load_tokenizer
+from minigpt.run.checkpoint import load_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = Path(os.environ.get("MINIGPT_SITE", ROOT / "_build" / "html"))
@@ -32,6 +38,21 @@ TO_GPT = 7
 
 def chapters() -> list[str]:
     return [file["file"] for part in CONTENTS["parts"] for file in part["chapters"]]
+
+
+def test_the_front_page_shows_the_models_that_are_stored() -> None:
+    """`landing.py` has to run again when new weights are put in `data/weights`."""
+    data, weights = json.loads((ROOT / "book" / "landing.json").read_text("utf8")), ROOT / "data" / "weights"
+    model, tokenizer = (load(weights / "gpt-laptop.safetensors") for load in (load_model, load_tokenizer))
+    now, _ = landing.reading(model, tokenizer.encode(data["line"])[None], tokenizer)
+    shown, found = (list(base64.b64decode(reading["weights"])) for reading in (data["reading"], now))
+    assert len(shown) == len(found)
+    assert max(abs(a - b) for a, b in zip(shown, found, strict=True)) <= 1
+    assert len(data["samples"]) == 3
+    for sample, name in zip(data["samples"], ("bigram", "gpt-laptop", "modern-coffee"), strict=True):
+        facts = load_facts(weights / f"{name}.safetensors")
+        assert f"{facts['parameters']:,} parameters" in sample["note"]
+        assert float(sample["note"].split()[-1]) == pytest.approx(facts["val_loss"], abs=0.01)
 
 
 # ---- one address ---------------------------------------------------------------------------------------------------
@@ -185,6 +206,29 @@ def test_handouts_hold_no_solution(path: Path) -> None:
     assert not any(cell.get("outputs") for cell in cells)
 
 
+def test_a_handout_never_replaces_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(handout, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["handout.py", str(tmp_path / "notebooks")])
+    with pytest.raises(SystemExit, match="holds the notebooks themselves"):
+        handout.main()
+    monkeypatch.setattr("sys.argv", ["handout.py", str(tmp_path / "class")])
+    handout.main()
+    whole, handed = (
+        {file.name: file.stat().st_size for file in (tmp_path / name).iterdir()} for name in ("notebooks", "class")
+    )
+    assert whole.keys() == handed.keys()
+    assert all(0 < handed[name] < whole[name] for name in whole)
+
+
+def test_the_printed_page_stays_light(tmp_path: Path) -> None:
+    """Also on a desktop in the dark."""
+    page = tmp_path / "page.html"
+    page.write_text((ROOT / "book" / "_templates" / "layout.html").read_text("utf8"), "utf8")
+    pdf.for_paper(page)
+    assert 'const mode = "light";' in page.read_text("utf8")
+
+
 # ---- the built site ------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +329,8 @@ def test_what_the_build_generates_is_there(built: dict[str, Page]) -> None:
     assert questions.count('class="shown"') == 25
     notebooks = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb")]
     rows = re.findall(r"<tr.*?</tr>", teachers, re.DOTALL)
+    sums = [re.findall(r"<p>(\d+)</p>", row)[-1] for row in rows if "notebooks/" in row]
+    assert all(30 <= int(minutes) <= 120 for minutes in sums), sums  # of the exercises of each chapter
     assert len(notebooks) >= 10
     assert [name for name in notebooks if not any(f"notebooks/{name}.html" in row for row in rows)] == []
 
@@ -310,6 +356,21 @@ def test_social_preview_and_icon(built: dict[str, Page]) -> None:
         assert any(load.endswith("favicon.svg") for load in page.loads), file
     image = SITE / built["book/index.html"].meta["og:image"].removeprefix(base)
     assert image.is_file()
+
+
+def test_the_address_of_the_site_leads_to_the_front_page_and_has_a_preview(built: dict[str, Page]) -> None:
+    base, first = repository.pages_url(repository.current()), (SITE / "index.html").read_text("utf8")
+    assert "<title>minigpt: from raw text to a full GPT</title>" in first
+    assert 'content="0; url=book/index.html"' in first
+    assert f'href="{base}book/index.html"' in first
+    assert f'property="og:image" content="{base}_static/social.png"' in first
+
+
+def test_what_is_folded_is_called_what_it_says(built: dict[str, Page]) -> None:
+    page = (SITE / "notebooks" / "02_bigram.html").read_text("utf8")
+    assert "<summary>" in page
+    assert "Show the answer" in page
+    assert "Toggle hidden content" not in page
 
 
 def test_no_tracker_and_no_foreign_script(built: dict[str, Page]) -> None:

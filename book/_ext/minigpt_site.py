@@ -232,12 +232,17 @@ def derive_addresses(app: Any, config: Any) -> None:
     config.html_baseurl = config.html_baseurl or pages_url(url)
     config.ogp_site_url = config.ogp_site_url or config.html_baseurl
     config.html_context["site_path"] = urlsplit(config.html_baseurl).path
+    config.html_context["site_url"] = config.html_baseurl
 
 
 def finish_page(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """The front page's script on the front page only; list items where docutils writes a role that ARIA dropped."""
+    """The front page's script on the front page only; list items where docutils writes a role that ARIA dropped.
+
+    And what is folded is called what it says: myst-nb names all of it 'Toggle hidden content'.
+    """
     if "body" in context:
-        context["body"] = context["body"].replace(' role="doc-biblioentry"', ' role="listitem"')
+        body = context["body"].replace(' role="doc-biblioentry"', ' role="listitem"')
+        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
     if pagename == app.config.root_doc:
         app.add_js_file("reader.js", loading_method="defer")
 

@@ -2,6 +2,10 @@
 (function () {
   "use strict";
   const SIGNS = { "\n": "⏎", " ": "␣" };
+  const NAMES = { // a screen reader says nothing for a bare sign
+    "\n": "new line", "⏎": "new line", " ": "space", ",": "comma", ".": "full stop", ":": "colon", ";": "semicolon",
+    "'": "apostrophe", "!": "exclamation mark", "?": "question mark", "-": "hyphen",
+  };
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
   function make(tag, attributes, ...children) {
@@ -32,11 +36,16 @@
       return bytes[(layer * data.heads + head) * triangle + (t * (t + 1)) / 2 + s] / 255;
     }
 
+    function shade(symbol, amount) { // 0 … 1, never between the tones on which neither ink could be read
+      const strong = amount > 0.5;
+      symbol.style.setProperty("--weight", (strong ? 0.8 + 0.4 * (amount - 0.5) : 0.8 * amount).toFixed(3));
+      symbol.classList.toggle("strong", strong);
+    }
+
     function draw() {
       symbols.forEach((symbol, s) => {
         symbol.className = s === position ? "here" : s > position ? "later" : "";
-        symbol.style.setProperty("--weight", s <= position ? Math.pow(weight(position, s), 0.6).toFixed(3) : 0);
-        symbol.classList.toggle("strong", s <= position && weight(position, s) > 0.5);
+        shade(symbol, s <= position ? Math.pow(weight(position, s), 0.6) : 0);
       });
       next.replaceChildren(
         ...data.next[position].map(([symbol, p]) => {
@@ -53,7 +62,7 @@
       position = to;
       slider.value = String(to);
       const symbol = symbols[to].textContent;
-      slider.setAttribute("aria-valuetext", "symbol " + (to + 1) + ", " + ({ " ": "space", "⏎": "new line" }[symbol] || symbol));
+      slider.setAttribute("aria-valuetext", "symbol " + (to + 1) + ", " + (NAMES[symbol] || symbol));
       draw();
     }
 

@@ -8,7 +8,10 @@ const DEFAULT = { prompt: "JULIET:\nO Romeo, ", text: "", model: "gpt-laptop", w
 const STEPS = 240; // symbols for one press of Generate
 const BARS = 10;
 const SIGNS = { "\n": "⏎", " ": "␣", "\t": "⇥" };
-const NAMES = { "\n": "new line", " ": "space", "\t": "tab" };
+const NAMES = { // a screen reader says nothing for a bare sign
+  "\n": "new line", " ": "space", "\t": "tab", ",": "comma", ".": "full stop", ":": "colon", ";": "semicolon", "'": "apostrophe",
+  "!": "exclamation mark", "?": "question mark", "-": "hyphen", "&": "ampersand", "$": "dollar",
+};
 const MARK = "The mark is the model’s own probability: temperature 1, nothing cut, every head on.";
 const state = { ...DEFAULT };
 const models = new Map(); // key -> { key, label, model, tokenizer, facts }
@@ -27,7 +30,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const sign = (symbol) => SIGNS[symbol] || symbol;
-const named = (symbol) => NAMES[symbol] || (symbol === "," ? "comma" : symbol === "." ? "full stop" : symbol);
+const named = (symbol) => NAMES[symbol] || symbol;
 const percent = (p) => (p === 0 ? "–" : p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 const count = (n) => n.toLocaleString("en");
 const channel = new MessageChannel();
@@ -92,6 +95,7 @@ class Column {
   }
 
   forget() { // a reader for the text, one for looking at any place of it, and one with every head on
+    this.job++; // what is still being read belongs to what was
     this.reading = new minigpt.Reading(this.entry.model, this.off);
     this.looking = new minigpt.Reading(this.entry.model, this.off);
     this.intact = this.off.size ? new minigpt.Reading(this.entry.model) : null;
@@ -205,7 +209,7 @@ class Column {
   }
 
   expectation() {
-    const best = this.bars.slice(0, 3).map(({ id }) => `${named(this.entry.tokenizer.symbols[id])} ${percent(this.adjusted[id])}`);
+    const best = this.bars.filter(({ button }) => !button.hidden).slice(0, 3).map(({ id }) => `${named(this.entry.tokenizer.symbols[id])} ${percent(this.adjusted[id])}`);
     return `Next: ${best.join(", ")}`;
   }
 
@@ -751,12 +755,13 @@ const order = [...versions.keys()], expected = new Set(order), later = new Set(o
 function send(key) { // for the weights of a model of the book
   if (!later.delete(key)) return;
   const folder = document.querySelector("script[src*='playground/page.js']").src.replace(/page\.js.*$/, "weights/");
-  const lost = () => {
+  const lost = () => { // also a script that came, and is something else: a page that asks for a password, or half of it
+    if (came.has(key)) return;
     expected.delete(key);
     arrange();
     tell(`${key} could not be loaded: check the connection and load the page again.`);
   };
-  document.head.append(make("script", { src: `${folder}${key}.js?v=${versions.get(key)}`, onerror: lost }));
+  document.head.append(make("script", { src: `${folder}${key}.js?v=${versions.get(key)}`, onload: lost, onerror: lost }));
 }
 
 function sendForTheRest() {
@@ -788,7 +793,7 @@ send(state.with);
 setTimeout(sendForTheRest, 3000); // whatever became of the first
 const brought = self.minigpt_weights || [];
 const came = new Set();
-const received = (model) => { came.add(model[0]); return arrive(model).catch((error) => tell(`${error.message}.`)); };
+const received = (model) => { came.add(model[0]); return arrive(model).catch((error) => { expected.delete(model[0]); arrange(); tell(`${error.message}.`); }); };
 self.minigpt_weights = { push: received };
 brought.splice(0).forEach(received);
 addEventListener("load", () => { // the script of the first has come by now, or failed: then it is asked for once more

@@ -64,7 +64,7 @@ def for_paper(page: Path) -> None:
     text = text.replace("</head>", PRINT + "</head>")
     text = re.sub(r"<details(?! open)", "<details open", text)
     text = re.sub(r'(class="[^"]*\badmonition\b[^"]*)\bdropdown\b', r"\1", text)
-    text = re.sub(r"matchMedia\([^)]*dark[^)]*\)\.matches", "false", text)
+    text = text.replace('kept("mode") || "auto"', '"light"')  # as `layout.html` says it
     page.write_text(text, "utf8")
 
 

@@ -158,11 +158,11 @@ def nothing(model: Any) -> None:
 def growing(first: tuple[int, int], second: tuple[int, int]) -> Callable[..., tuple[Tensor, Tensor]]:
     """(rows, length) for the first half of the steps, and for the second."""
 
-    def sample(ids: Tensor, T: int, config: TrainConfig, state: TrainState) -> tuple[Tensor, Tensor]:
+    def next_batch(ids: Tensor, T: int, config: TrainConfig, state: TrainState) -> tuple[Tensor, Tensor]:
         rows, length = first if state.step < config.steps / 2 else second
         return get_batch(ids, rows, length, state.generator)
 
-    return sample
+    return next_batch
 
 
 class Average:
@@ -202,8 +202,8 @@ IDEAS: dict[str, tuple[Callable[[Any], None], dict[str, Any]]] = {
     "Muon's rate 0.03": (nothing, {"muon_rate": 0.03}),
     "no clipping of the gradient": (nothing, {"grad_clip": 1e9}),
     "every symbol once before any twice": (nothing, {"sampling": "in turn"}),
-    "8 rows, then 24": (nothing, {"sample": lambda: growing((8, T), (24, T))}),
-    "short rows, then long ones": (nothing, {"sample": lambda: growing((32, T // 2), (16, T))}),
+    "8 rows, then 24": (nothing, {"next_batch": lambda: growing((8, T), (24, T))}),
+    "short rows, then long ones": (nothing, {"next_batch": lambda: growing((32, T // 2), (16, T))}),
     "weights averaged over the last fifth": (nothing, {"after_step": Average}),
 }
 
@@ -215,7 +215,7 @@ def idea(name: str, seed: int) -> dict[str, Any]:
     model = ModernGPT(SHAPE)
     change, settings = IDEAS[name]
     change(model)
-    hooks = {"sample": lambda make: make(), "after_step": lambda make: make(model)}
+    hooks = {"next_batch": lambda make: make(), "after_step": lambda make: make(model)}
     hooked = {key: hooks[key](value) for key, value in settings.items() if key in hooks}
     config = replace(BUDGET, seed=seed, **{key: value for key, value in settings.items() if key not in hooks})
     train(model, fit_ids, held_ids, config, progress=False, **hooked)

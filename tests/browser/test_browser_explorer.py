@@ -34,7 +34,7 @@ def big() -> AttentionExplorer:
     for parameter in model.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.3)
-    return attention_explorer(model, TEXT, tokenizer, position=30)
+    return attention_explorer(model, tokenizer, TEXT, position=30)
 
 
 @pytest.fixture(scope="module")
