@@ -205,7 +205,10 @@ def stream(
     """
     config = model.config
     if idx.dim() != 2 or idx.is_floating_point():
-        raise ValueError(f"idx is {idx.dtype} of shape {tuple(idx.shape)}: it must be whole numbers of shape (B, T)")
+        raise ValueError(
+            f"idx is {idx.dtype} of shape {tuple(idx.shape)}: it must be whole numbers of shape (B, T), "
+            "for example tokenizer.encode(text)[None]"
+        )
     if idx.numel() == 0:
         raise ValueError("the prompt is empty: give the model at least one symbol to continue, for example a newline")
     if idx.min() < 0 or idx.max() >= config.vocab_size:
@@ -260,6 +263,8 @@ def _draw(
 ) -> Tensor:
     if temperature == 0:
         return logits.argmax(dim=-1)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()  # in 16 bits the sum that top-p needs would be rounded away
     probabilities = next_probabilities(logits, temperature, top_k, top_p)
     if generator is not None:
         probabilities = probabilities.to(generator.device)

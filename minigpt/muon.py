@@ -42,6 +42,7 @@ class Muon(torch.optim.Optimizer):
         params: matrices, (rows, columns) each.
         lr: how far a step goes; as every update has the same size, it does not depend on the model's.
         momentum: share of the running mean that is kept.
+        weight_decay: a step also takes lr * weight_decay of each number away.
         dtype: of the products. 16 bits are enough for a direction; Jordan et al. take no more.
 
     Raises:

@@ -20,6 +20,7 @@ from minigpt.muon import Muon
 from minigpt.text import get_batch, get_batch_in_turn
 
 MOST_SEEDS = 2**32
+SYMBOLS_AT_ONCE = 16384  # while a whole split is measured
 BAR_SECONDS = 0.5  # between two pictures of a bar: in a notebook each costs messages, and a queue of them can overflow
 
 
@@ -61,8 +62,9 @@ class TrainConfig:
         most = dict.fromkeys(("learning_rate", "muon_rate", "weight_decay", "grad_clip"), math.inf)
         for name, high in {**most, "final_rate": 1, "beta1": 1, "beta2": 1}.items():
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value <= high:
-                raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {high}")
+            if type(value) not in (int, float) or not 0 <= value <= high or (value == math.inf and name != "grad_clip"):
+                rule = f"from 0 to {high}" if high == 1 else "from 0 up" + (", and finite" if value == math.inf else "")
+                raise ValueError(f"{name} is {value!r}: it must be a number {rule}")
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1:
                 raise ValueError(f"{name} is 1: it must be below 1, or no gradient would count")
@@ -111,9 +113,15 @@ class TrainState:
 
 
 def start(model: nn.Module, config: TrainConfig) -> TrainState:
-    """The state before the first step: the optimizers, with decay on matrices only, and a seeded generator."""
+    """The state before the first step: the optimizers, with decay on matrices only, and a seeded generator.
+
+    Raises:
+        ValueError: the optimizer is 'muon', and the model has nothing for it.
+    """
     parameters = list(model.named_parameters())
     inside = [p for name, p in parameters if p.dim() == 2 and "blocks." in name and config.optimizer == "muon"]
+    if config.optimizer == "muon" and not inside:
+        raise ValueError("optimizer is 'muon', but the model has no matrices in `blocks`: use 'adamw'")
     for_muon = {id(p) for p in inside}
     matrices = [p for _, p in parameters if p.dim() >= 2 and id(p) not in for_muon]
     others = [p for _, p in parameters if p.dim() < 2]  # biases and the scales of LayerNorm
@@ -143,7 +151,7 @@ def schedule(step: int, config: TrainConfig) -> float:
     return config.final_rate + (1 - config.final_rate) * left
 
 
-def sample(ids: Tensor, block_size: int, config: TrainConfig, state: TrainState) -> tuple[Tensor, Tensor]:
+def next_batch(ids: Tensor, block_size: int, config: TrainConfig, state: TrainState) -> tuple[Tensor, Tensor]:
     """The batch of the next step, from ids (N,): idx and targets, (batch_size, block_size) each."""
     if config.sampling == "in turn":
         return get_batch_in_turn(ids, config.batch_size, block_size, state.step, config.seed)
@@ -158,7 +166,7 @@ def train(
     *,
     state: TrainState | None = None,
     after_step: Callable[[TrainState], None] | None = None,
-    sample: Callable[[Tensor, int, TrainConfig, TrainState], tuple[Tensor, Tensor]] = sample,
+    next_batch: Callable[[Tensor, int, TrainConfig, TrainState], tuple[Tensor, Tensor]] = next_batch,
     progress: bool = True,
 ) -> History:
     """Train a model in place, on the device it is on, with rows of `model.config.block_size` symbols.
@@ -167,7 +175,7 @@ def train(
         train_ids, val_ids: (N,) int64.
         state: where to go on; a fresh start if None.
         after_step: called with the state after every step, for instance to save it.
-        sample: draws the batch of the next step.
+        next_batch: draws the batch of the next step.
         progress: show a bar.
 
     Returns:
@@ -175,8 +183,10 @@ def train(
 
     Raises:
         FloatingPointError: the loss or its gradient is no longer a finite number; the weights are those before it.
-        ValueError: a text is not longer than a block.
+        ValueError: a text is not longer than a block, or holds an id that the model has no row for.
     """
+    _check_ids(train_ids, model)
+    _check_ids(val_ids, model)
     device, block_size = next(model.parameters()).device, model.config.block_size
     train_ids, val_ids = train_ids.to(device), val_ids.to(device)
     state = state or start(model, config)
@@ -194,7 +204,7 @@ def train(
             highest = config.muon_rate if isinstance(optimizer, Muon) else config.learning_rate
             for group in optimizer.param_groups:
                 group["lr"] = highest * part
-        idx, targets = sample(train_ids, block_size, config, state)  # (B, T) each
+        idx, targets = next_batch(train_ids, block_size, config, state)  # (B, T) each
         loss = _gradient(model, idx, targets, config)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -216,6 +226,15 @@ def train(
             after_step(state)
     bar.close()
     return state.history
+
+
+def _check_ids(ids: Tensor, model: LanguageModel) -> None:
+    size = model.config.vocab_size
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise ValueError(
+            f"the ids go from {ids.min()} to {ids.max()}, but the model's vocab_size is {size}: "
+            "make the model with vocab_size=tokenizer.vocab_size"
+        )
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -248,6 +267,7 @@ def _measure(model: LanguageModel, train_ids: Tensor, val_ids: Tensor, config: T
 def estimate_loss(model: LanguageModel, ids: Tensor, batch_size: int = 32, batches: int = 20, seed: int = 0) -> float:
     """A quick estimate of the loss, in nats per symbol: the mean over a few random batches of ids (N,)."""
     generator = torch.Generator().manual_seed(seed)
+    ids = ids.to(_device(model))
     with evaluating(model):
         losses = [
             cross_entropy(model(idx).float(), targets).item()
@@ -256,21 +276,26 @@ def estimate_loss(model: LanguageModel, ids: Tensor, batch_size: int = 32, batch
     return sum(losses) / len(losses)
 
 
-def evaluate(model: LanguageModel, ids: Tensor, symbols_at_once: int = 16384) -> float:
+def _device(model: LanguageModel) -> torch.device:
+    return next(model.parameters(), torch.empty(0)).device  # a table of counts may have no parameters
+
+
+def evaluate(model: LanguageModel, ids: Tensor) -> float:
     """The loss over a whole split, in nats per symbol: the same figure for everyone who asks.
 
     ids (N,) are cut into consecutive windows of `model.config.block_size`; every symbol but the first is predicted
     once, from what stands before it in its window. The last window may be shorter.
 
     Raises:
-        ValueError: fewer than two ids: there is nothing to predict.
+        ValueError: fewer than two ids: there is nothing to predict; or an id that the model has no row for.
     """
     if len(ids) < 2:
         raise ValueError(f"there are {len(ids)} ids: evaluating needs at least 2, one to see and one to predict")
+    _check_ids(ids, model)
     T = model.config.block_size
-    ids = ids.to(next(model.parameters()).device)
+    ids = ids.to(_device(model))
     whole = (len(ids) - 1) // T * T  # how many predictions fill their windows
-    rows = max(1, symbols_at_once // T)
+    rows = max(1, SYMBOLS_AT_ONCE // T)
     idx, targets = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)  # (windows, T)
     parts = list(zip(idx.split(rows), targets.split(rows), strict=True))
     if whole < len(ids) - 1:

@@ -2,8 +2,11 @@
 
 import os
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is promised, to the bit, is promised for the CPU
+
 import pytest
 import torch
+from hypothesis import settings
 
 from minigpt import GPT, CharTokenizer, GPTConfig, load_text, split
 
@@ -17,6 +20,9 @@ PLAY = "".join(
     * 20
 )
 
+
+settings.register_profile("book", deadline=None)  # a busy machine takes its time
+settings.load_profile("book")
 
 # The models of the tests are too small to share between cores.
 torch.set_num_threads(1)

@@ -132,6 +132,7 @@ def test_the_error_says_what_is_wrong(tmp_path, content, message):
         ({"config": json.dumps({"vocab_size": 9, "block_size": 4, "n_embd": 8, "n_head": 3})}, "does not fit its own"),
         ({"config": json.dumps({"vocab_size": 9, "block_size": 5, "n_embd": 8, "n_head": 2, "n_layer": 1})}, "fit"),
         ({"config": json.dumps({"vocab_size": 9, "n_layer": 10**12, "n_embd": 8, "n_head": 2})}, "more than it has"),
+        ({"config": json.dumps({"vocab_size": 10**18, "n_layer": 1, "n_embd": 8, "n_head": 2})}, "does not fit"),
         ({"config": json.dumps({"vocab_size": 10**15, "n_layer": 1, "n_embd": 8, "n_head": 2})}, "does not fit"),
         ({"config": "[1]"}, "does not fit its own config"),
         ({"config": json.dumps({"width": 3})}, "does not fit its own config"),

@@ -1,5 +1,6 @@
 """The command line, by hand: what people type, right and wrong."""
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from minigpt import GPT, CharTokenizer, GPTConfig, evaluate, load_model, load_text, load_tokenizer, split, training
+from minigpt.generation import stream
 from minigpt.run import cli, processes
 from minigpt.run.checkpoint import load_facts, save_model
 from minigpt.run.cli import main, parameters_by_piece
@@ -85,6 +87,7 @@ def test_info_adds_up(trained, capsys):
     assert "GPTConfig(vocab_size=" in out
     counts = [int(n.replace(",", "")) for n in re.findall(r"^  \S.*\s([\d,]+)$", out, re.M)]
     assert sum(counts[:-1]) == counts[-1] == sum(p.numel() for p in load_model(trained).parameters())
+    assert re.search(r"preset  gpt-laptop\n.*step  5\n.*val_loss  \d", out)
     assert "blocks x 1: attention" in out
     assert dict(parameters_by_piece(load_model(trained)))["blocks x 1: attention"] == 16 * 48 + 16 * 16 + 16
 
@@ -157,11 +160,15 @@ def test_a_bad_sample_is_refused(words, message, trained, capsys):
         (["--preset", "bigram", "--seed", str(2**64)], "seed is 18446744073709551616: it must be below 4,294,967,296"),
         (["--preset", "bigram", "--device", "meta"], "device is 'meta', on which minigpt was never tried"),
         (["--preset", "bigram", "--save-every", "-1"], "--save-every is -1.0"),
+        (["--preset", "modern-laptop", "--block-size", "300"], "the validation part of the text has"),
+        (["--preset", "gpt", "--muon-rate", "0.1"], "--muon-rate is for Muon, but this run has AdamW alone"),
+        (["--preset", "bigram", "--optimizer", "muon"], "the model has no matrices in `blocks`: use 'adamw'"),
         (["--resume", "nowhere"], "there is no run to resume in nowhere"),
     ],
 )
 def test_bad_training_is_refused(words, message, text_file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "faster_precision", None)  # nothing is measured before the refusal
     assert message in complaint(capsys, "train", "--data", text_file, *words)
     assert list(tmp_path.iterdir()) == []  # no run half begun
 
@@ -222,16 +229,55 @@ def test_a_reader_who_leaves_early_is_no_error(trained):
     assert done.returncode == 0
 
 
-def test_the_first_symbols_come_before_the_last_is_computed(trained):
-    """It streams: something is there to read long before 200,000 symbols can be."""
-    words = [sys.executable, "-m", "minigpt", "sample", str(trained), "-n", "200000"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE)
-    try:
-        assert len(process.stdout.read(30)) == 30
-        assert process.poll() is None
-    finally:
-        process.kill()
-        process.communicate()
+def test_each_symbol_is_out_before_the_next_is_drawn(trained, monkeypatch):
+    raw, seen = io.BytesIO(), []
+
+    def watched(*settings):
+        for symbol in stream(*settings):
+            seen.append(len(raw.getvalue()))
+            yield symbol
+
+    monkeypatch.setattr(cli, "stream", watched)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "utf8"))
+    assert main(["sample", str(trained), "--prompt", "BEN", "-n", "4"]) == 0
+    assert seen == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (torch.OutOfMemoryError(), 1, "minigpt: not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "minigpt: not enough memory"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_how_a_command_ends_that_cannot_go_on(error, status, said, trained, monkeypatch, capsys):
+    def fail(*settings):
+        raise error
+
+    monkeypatch.setattr(cli, "stream", fail)
+    assert main(["sample", str(trained)]) == status
+    assert capsys.readouterr().err.strip().startswith(said)
+
+
+def test_an_error_of_the_program_is_not_told_as_bad_input(trained, monkeypatch):
+    monkeypatch.setattr(cli, "stream", lambda: None)
+    with pytest.raises(TypeError):
+        main(["sample", str(trained)])
+
+
+def test_ctrl_c_while_the_loss_is_measured_says_what_is_saved(text_file, tmp_path, monkeypatch, capsys):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "evaluate", interrupted)
+    words = ["train", "--preset", "bigram", "--data", text_file, "--steps", "3", "--out", str(tmp_path / "b")]
+    assert main(words) == 130
+    said = f"All 3 steps are saved, the loss is not measured. Go on with: python -m minigpt train --resume {tmp_path}"
+    assert said in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(tmp_path / "b"), "--data", text_file]) == 0
+    assert load_facts(tmp_path / "b")["val_loss"] > 0
 
 
 # ── several processes ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -309,8 +355,8 @@ def test_each_process_takes_its_own_rows(sampling):
     def state():
         return TrainState([], torch.Generator().manual_seed(1), step=3)
 
-    whole = training.sample(ids, 4, config, state())[0]
-    shares = [Processes(r, 2).sample(ids, 4, config, state())[0] for r in (0, 1)]
+    whole = training.next_batch(ids, 4, config, state())[0]
+    shares = [Processes(r, 2).next_batch(ids, 4, config, state())[0] for r in (0, 1)]
     assert sorted(torch.cat(shares).tolist()) == sorted(whole.tolist())
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig
+from minigpt import GPT, BigramLanguageModel, CharTokenizer, GPTConfig, MultiHeadAttention
 from minigpt.view.explorer import TABLE, AttentionExplorer, attention_explorer, to_units, visible
 
 HOSTILE = ["<s>", "</script>", "<!--", "]]>", "\"'`&amp;", "\u2028", "\u2029", "\\", "${x}", "\x00", "\ud800", ""]
@@ -71,7 +71,7 @@ def letters() -> CharTokenizer:
 
 def test_weights_are_those_of_the_model(small_gpt: GPT, letters: CharTokenizer) -> None:
     text = "abcdefghijkabcde"  # block_size symbols
-    explorer = attention_explorer(small_gpt, text, letters)
+    explorer = attention_explorer(small_gpt, letters, text)
     theirs = small_gpt.attention(letters.encode(text)[None])[:, 0]
     ours = weights_of(explorer)
     assert ours.shape == theirs.shape == (2, 4, 16, 16)
@@ -111,7 +111,7 @@ def test_weights_of_other_shapes() -> None:
 def test_predictions_are_those_of_the_model(small_gpt: GPT, letters: CharTokenizer) -> None:
     small_gpt.train()
     text = "kjihgfedcba"
-    guesses = data_of(attention_explorer(small_gpt, text, letters))["next"]
+    guesses = data_of(attention_explorer(small_gpt, letters, text))["next"]
     assert small_gpt.training, "the mode must be restored"
     small_gpt.eval()
     chances = small_gpt(letters.encode(text)[None])[0].softmax(-1)
@@ -123,9 +123,9 @@ def test_predictions_are_those_of_the_model(small_gpt: GPT, letters: CharTokeniz
 
 
 def test_the_start_can_be_chosen(small_gpt: GPT, letters: CharTokenizer) -> None:
-    assert data_of(attention_explorer(small_gpt, "abc", letters))["start"] == [0, 0, 2]
-    assert data_of(attention_explorer(small_gpt, "abc", letters, layer=1, head=3, position=1))["start"] == [1, 3, 1]
-    assert data_of(attention_explorer(small_gpt, "abc", letters, head=None))["start"] == [0, 4, 2], "the mean is last"
+    assert data_of(attention_explorer(small_gpt, letters, "abc"))["start"] == [0, 0, 2]
+    assert data_of(attention_explorer(small_gpt, letters, "abc", layer=1, head=3, position=1))["start"] == [1, 3, 1]
+    assert data_of(attention_explorer(small_gpt, letters, "abc", head=None))["start"] == [0, 4, 2], "the mean is last"
     assert data_of(AttentionExplorer(torch.eye(3), "abc", head=None))["start"] == [0, 0, 2], "one head is its own mean"
 
 
@@ -145,8 +145,14 @@ def test_hostile_symbols_are_only_text(label: str) -> None:
     data = data_of(explorer)
     assert data["labels"] == [visible(label), "a", visible(label)]
     assert data["next"][0] == [[visible(label), 1.0]]
-    assert json.dumps(data["title"]).isascii()
+    assert data["title"] == explorer.title
     assert Reader(page).cells[1] == visible(label)
+
+
+def test_a_title_that_asks_gets_no_second_stop() -> None:
+    titles = {"Why?": "Why? One head", "So": "So. One head"}
+    for title, text in titles.items():
+        assert text in AttentionExplorer(torch.eye(2), "ab", title=title)._repr_html_()
 
 
 def test_no_symbol_is_invisible() -> None:
@@ -174,11 +180,11 @@ def test_it_stands_alone() -> None:
 
 
 def test_it_is_the_same_every_time(small_gpt: GPT, letters: CharTokenizer) -> None:
-    one, two = (attention_explorer(small_gpt, "abcabc", letters) for _ in range(2))
+    one, two = (attention_explorer(small_gpt, letters, "abcabc") for _ in range(2))
     assert one._repr_html_() == two._repr_html_()
     assert repr(one) == "AttentionExplorer(2 layers, 4 heads, 6 symbols)"
     assert repr(AttentionExplorer(torch.ones(1, 1), "a")) == "AttentionExplorer(1 layer, 1 head, 1 symbol)"
-    other = attention_explorer(small_gpt, "abcabd", letters)
+    other = attention_explorer(small_gpt, letters, "abcabd")
 
     def key(page: str) -> str:
         return re.search('data-explorer="([0-9a-f]+)"', page)[1]  # type: ignore[index]
@@ -207,17 +213,21 @@ def test_a_long_text_has_a_short_table() -> None:
 
 
 def test_errors_of_a_model(small_gpt: GPT, letters: CharTokenizer) -> None:
-    attention_explorer(small_gpt, "a" * 16, letters)
+    attention_explorer(small_gpt, letters, "a" * 16)
     with pytest.raises(ValueError, match=r"the text has 17 symbols, but block_size is 16: cut it, text\[:16\]"):
-        attention_explorer(small_gpt, "a" * 17, letters)
+        attention_explorer(small_gpt, letters, "a" * 17)
     with pytest.raises(ValueError, match="the text is empty"):
-        attention_explorer(small_gpt, "", letters)
+        attention_explorer(small_gpt, letters, "")
     with pytest.raises(ValueError, match="'z' at position 1"):
-        attention_explorer(small_gpt, "az", letters)
+        attention_explorer(small_gpt, letters, "az")
     with pytest.raises(ValueError, match="the tokenizer has 3 symbols, the model 11"):
-        attention_explorer(small_gpt, "a", CharTokenizer("abc"))
+        attention_explorer(small_gpt, CharTokenizer("abc"), "a")
     with pytest.raises(TypeError, match=r"BigramLanguageModel has no attention.*AttentionExplorer\(weights, labels\)"):
-        attention_explorer(BigramLanguageModel(11), "a", letters)
+        attention_explorer(BigramLanguageModel(11), letters, "a")
+    own = BigramLanguageModel(11)  # a model of a reader's own, whose attention is a layer, as in chapter 5
+    own.attention = MultiHeadAttention(8, 2)
+    with pytest.raises(TypeError, match=r"has no attention\(idx\)"):
+        attention_explorer(own, letters, "a")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +258,7 @@ def test_half_precision_and_gradients_are_no_obstacle() -> None:
 
 def test_a_vocabulary_smaller_than_the_list() -> None:
     model = GPT(GPTConfig(vocab_size=2, block_size=4, n_embd=8, n_head=1, n_layer=1))
-    assert all(len(best) == 2 for best in data_of(attention_explorer(model, "abab", CharTokenizer("ab")))["next"])
+    assert all(len(best) == 2 for best in data_of(attention_explorer(model, CharTokenizer("ab"), "abab"))["next"])
 
 
 def test_a_page_of_its_own(tmp_path: Any) -> None:

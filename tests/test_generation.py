@@ -59,6 +59,34 @@ def test_greedy_text_is_the_same_past_the_end_of_the_context(small_gpt):
     assert torch.equal(generate(small_gpt, idx, 60, temperature=0), generate(small_gpt, idx, 60, 0, cache=False))
 
 
+@pytest.mark.parametrize(("made", "drawn"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")])
+def test_symbols_are_drawn_in_32_bits_at_least(made, drawn, small_gpt, monkeypatch):
+    """Top-p adds probabilities up: with 8 bits of precision it would keep a symbol too many, or too few."""
+    seen = []
+
+    def watched(logits, *settings):
+        seen.append(logits.dtype)
+        return next_probabilities(logits, *settings)
+
+    monkeypatch.setattr(generation, "next_probabilities", watched)
+    generate(small_gpt.to(getattr(torch, made)), torch.zeros(1, 1, dtype=torch.long), 3, top_p=0.9)
+    assert seen == [getattr(torch, drawn)] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("small", [True, False])
+def test_only_a_small_model_keeps_to_one_core(small, small_gpt, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    kv = KVCache(small_gpt.config, 1, small_gpt.head.weight)
+    step = OnePosition(small_gpt.eval(), kv)
+    assert step.is_small
+    step.is_small = small
+    step(torch.tensor([3]))
+    assert asked == ([1, 2] if small else [2])
+
+
 def position_off_by_one(monkeypatch):
     monkeypatch.setattr(KVCache, "length", property(lambda self: max(0, self.layers[0].length - 1)))
 

@@ -238,4 +238,4 @@ def test_it_is_saved_and_looked_into_as_every_model_is(small_modern, tmp_path):
     idx = torch.randint(11, (2, 9))
     assert type(loaded) is ModernGPT
     assert torch.equal(loaded(idx), small_modern.eval()(idx))
-    assert "<" in attention_explorer(small_modern, "badge", tokenizer)._repr_html_()
+    assert "<" in attention_explorer(small_modern, tokenizer, "badge")._repr_html_()

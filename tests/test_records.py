@@ -133,9 +133,9 @@ def test_weights_are_averaged_over_the_last_fifth():
 
 
 def test_rows_grow_half_way():
-    sample, config = trials.growing((8, 4), (3, 6)), trials.BUDGET
+    next_batch, config = trials.growing((8, 4), (3, 6)), trials.BUDGET
     for step, shape in ((0, (8, 4)), (config.steps // 2 - 1, (8, 4)), (config.steps // 2, (3, 6))):
-        idx, targets = sample(torch.arange(50), 99, config, TrainState([], torch.Generator(), step=step))
+        idx, targets = next_batch(torch.arange(50), 99, config, TrainState([], torch.Generator(), step=step))
         assert idx.shape == targets.shape == shape
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from minigpt.training import start
 
 SIZES = {"n-embd": 32, "n-head": 2, "n-layer": 2, "block-size": 32, "dropout": 0.2, "batch-size": 8}
 SMALL = ["--preset", "gpt-laptop", *(f"--{name}={value}" for name, value in SIZES.items())]
-MODERN = ["--preset", "modern-laptop", *SMALL[2:]]  # two optimizers
+MODERN = ["--preset", "modern-laptop", "--precision=float32", *SMALL[2:]]  # two optimizers
 
 
 @pytest.fixture
@@ -133,6 +134,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text_file, tmp_path):
     assert stopped, errors
     assert load_run(folder).state.step == int(stopped[1])
     assert load_facts(folder)["step"] == int(stopped[1])
+    assert load_facts(folder)["val_loss"] is None  # an estimate is not passed off as the loss of the whole split
     assert stopped[2] == f"--resume {folder} --data {text_file}"
     assert "Traceback" not in errors
     load_model(folder)
@@ -164,9 +166,13 @@ def test_a_run_that_diverges_goes_on_from_what_was_saved_with_a_lower_rate(optim
     rates = "--learning-rate …" + (" --muon-rate …" if optimizer == "muon" else "")
     assert f"--resume {folder} --data {text_file} {rates}\n" in done.stderr
     assert "Traceback" not in done.stderr
-    again = run("--resume", folder, "--data", text_file, "--learning-rate", "1e-3", "--muon-rate", "0.01")
+    lower = ["--learning-rate", "1e-3"] + (["--muon-rate", "0.01"] if optimizer == "muon" else [])
+    again = run("--resume", folder, "--data", text_file, *lower)
     assert again.returncode == 0, again.stderr
-    assert (load_run(folder).config.learning_rate, load_run(folder).config.muon_rate) == (1e-3, 0.01)
+    assert (load_run(folder).config.learning_rate, load_run(folder).config.muon_rate) == (
+        1e-3,
+        0.01 if optimizer == "muon" else TrainConfig().muon_rate,
+    )
     assert load_facts(folder)["step"] == 20
 
 
@@ -231,7 +237,8 @@ def test_ctrl_c_that_reaches_one_of_two_processes_stops_and_saves_both(text_file
     folder = tmp_path / "run"
     _, *words = command(*SMALL, "--data", text_file, "--steps", 100_000, "--out", folder, "--save-every", 0.2)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen([*start, *words], env=environment(), stderr=subprocess.PIPE, text=True)
+    env = {**environment(), "PYTHONPATH": str(Path(resume.__file__).parents[2])}
+    process = subprocess.Popen([*start, *words], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     wait_for_step(process, folder, 2)
     _, second = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(second), signal.SIGINT)
@@ -239,6 +246,42 @@ def test_ctrl_c_that_reaches_one_of_two_processes_stops_and_saves_both(text_file
     stopped = re.search(r"Stopped and saved at step (\d+)", errors)
     assert stopped, errors
     assert load_run(folder).state.step == int(stopped[1])
+    assert {file.name for file in tmp_path.iterdir()} == {"play.txt", "run"}  # the second one saves nothing
+
+
+def test_a_run_is_saved_every_so_many_seconds(small_gpt, tmp_path, monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr(resume, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(resume, "save_run", lambda run, folder: saved.append(run.state.step))
+    going = Run("gpt", small_gpt, CharTokenizer("ab"), TrainConfig(), "", start(small_gpt, TrainConfig()))
+    keeper = Keeper(going, tmp_path, every=30)
+    for step in range(1, 101):
+        now[0], going.state.step = float(step), step
+        keeper(going.state)
+    assert saved == [30, 60, 90]
+
+
+def test_weights_ruined_in_the_last_step_do_not_replace_good_ones(play, tmp_path, monkeypatch, capsys):
+    def ruined(model, *given, **settings):
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(cli, "load_text", lambda path: play)
+    monkeypatch.setattr(cli, "train", ruined)
+    assert cli.main(["train", *SMALL, "--steps", "1", "--out", str(tmp_path / "run")]) == 1
+    assert "training diverged in its last step; try a learning_rate below" in capsys.readouterr().err
+    assert all(bool(p.isfinite().all()) for p in load_run(tmp_path / "run").model.parameters())
+
+
+def test_a_run_that_finds_no_memory_is_not_called_broken(small_gpt, tmp_path, monkeypatch):
+    save_run(Run("gpt", small_gpt, CharTokenizer("ab"), TrainConfig(), "", start(small_gpt, TrainConfig())), tmp_path)
+
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(resume, "start", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_run(tmp_path)
 
 
 def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
@@ -267,6 +310,7 @@ def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
         (["--data", "OTHER"], "was trained on another text: pass that one with --data"),
         (["--data", "SAME", "--batch-size", "4"], "leave --batch-size out"),
         (["--data", "SAME", "--out", "elsewhere"], "leave --out out"),
+        (["--data", "SAME", "--muon-rate", "0.1"], "--muon-rate is for Muon, but this run has AdamW alone"),
     ],
 )
 def test_going_on_with_something_else_is_refused(words, message, text_file, tmp_path):
@@ -320,4 +364,5 @@ def test_saving_never_touches_the_run(text_file, tmp_path):
     save_run(loaded, tmp_path / "copy")
     after = torch.get_rng_state(), loaded.state.generator.get_state()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert everything(tmp_path / "copy")[1] == everything(tmp_path / "run")[1]
+    one, two = (read_tensors(tmp_path / name / RUN_FILE)[1]["run"] for name in ("copy", "run"))
+    assert one == two  # the seconds too

@@ -89,6 +89,7 @@ def server(monkeypatch, tmp_path):
                 assert settings["progressbar"] is True
 
             def __call__(self, url, output_file, pooch):
+                assert url in (Path(__file__).parents[1] / "data" / "README.md").read_text("utf8")
                 Path(output_file).write_bytes(answer if isinstance(answer, bytes) else b"To")
                 if isinstance(answer, Exception):
                     raise answer
@@ -175,6 +176,7 @@ def test_the_first_nine_tenths_are_for_training():
     assert len(train_ids) == 1_003_854
     assert len(val_ids) == 111_540
     assert val_ids[0] == train_ids[-1] + 1
+    assert len(split(torch.arange(100), 0.25)[0]) == 25
 
 
 @pytest.mark.parametrize(("n", "fraction", "message"), [(10, 1.0, "between 0 and 1"), (1, 0.9, "one part empty")])
@@ -225,6 +227,7 @@ def test_in_turn_every_symbol_comes_once_before_any_comes_twice():
         assert len(once.unique()) == len(once)
     first, second = (targets[turn * a_turn : (turn + 1) * a_turn] for turn in range(2))
     assert not torch.equal(first, second)
+    assert not torch.equal(first[:, 0], first[:, 0].sort().values)  # shuffled
     assert set((first[:, 0] % T).tolist()) != set((second[:, 0] % T).tolist())  # cut at another place
 
 

@@ -20,7 +20,7 @@ from minigpt import (
     train,
     training,
 )
-from minigpt.text import get_batch_in_turn
+from minigpt.text import get_batch, get_batch_in_turn
 from minigpt.training import History, TrainState, estimate_loss, schedule, start
 
 QUICK = TrainConfig(steps=30, batch_size=8, learning_rate=3e-3, eval_every=10, eval_batches=4)
@@ -76,8 +76,13 @@ def test_evaluations_are_not_counted_in_the_seconds(model, ids, monkeypatch):
 
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(training, "estimate_loss", slow)
-    assert train(model, ids, ids, QUICK, progress=False).seconds == [0, 0, 0, 0]
-    assert now == [800]
+
+    def step(*given):  # each takes a second
+        now[0] += 1
+        return training.next_batch(*given)
+
+    assert train(model, ids, ids, QUICK, next_batch=step, progress=False).seconds == [0, 10, 20, 30]
+    assert now == [830]
 
 
 def test_the_optimizers_get_what_the_recipe_says(ids):
@@ -89,7 +94,7 @@ def test_the_optimizers_get_what_the_recipe_says(ids):
 
 def test_a_recipe_that_reads_in_turn_does(ids):
     config, state = replace(QUICK, sampling="in turn", seed=3), TrainState([], torch.Generator(), step=5)
-    drawn, expected = training.sample(ids, 16, config, state), get_batch_in_turn(ids, 8, 16, step=5, seed=3)
+    drawn, expected = training.next_batch(ids, 16, config, state), get_batch_in_turn(ids, 8, 16, step=5, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
 
 
@@ -257,6 +262,32 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_touched(o
         torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)
 
 
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_are_touched(model, ids):
+    before = [p.clone() for p in model.parameters()]
+    model.head.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(FloatingPointError, match=r"at step 0: the loss is \d.*the gradient's norm (inf|nan)"):
+        train(model, ids, ids, QUICK, progress=False)
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+def test_ids_that_the_model_has_no_row_for_are_refused(model, ids):
+    size = model.config.vocab_size
+    wrong = torch.cat([ids, torch.tensor([size])])
+    said = f"the ids go from 0 to {size}, but the model's vocab_size is {size}: make the model with vocab_size="
+    for refused in (
+        lambda: train(model, wrong, ids, QUICK, progress=False),
+        lambda: train(model, ids, wrong, QUICK, progress=False),
+        lambda: evaluate(model, wrong),
+    ):
+        with pytest.raises(ValueError, match=said):
+            refused()
+
+
+def test_muon_needs_something_to_train(ids):
+    with pytest.raises(ValueError, match="the model has no matrices in `blocks`: use 'adamw'"):
+        start(BigramLanguageModel(int(ids.max()) + 1), replace(QUICK, optimizer="muon"))
+
+
 def test_the_mode_is_training_after_measuring(model, ids):
     modes = []
     train(
@@ -276,6 +307,7 @@ def test_the_mode_is_training_after_measuring(model, ids):
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"beta1": 1.0}, "beta1 is 1: it must be below 1"),
         ({"grad_clip": 0}, "grad_clip is 0, which makes every gradient 0"),
+        ({"weight_decay": math.inf}, "weight_decay is inf: it must be a number from 0 up, and finite"),
         ({"final_rate": 2}, "final_rate is 2: it must be a number from 0 to 1"),
         ({"optimizer": "Muon"}, "optimizer is 'Muon': it must be 'adamw' or 'muon'"),
         ({"sampling": "x"}, "sampling is 'x': it must be 'random' or 'in turn'"),
@@ -293,10 +325,11 @@ def test_nonsense_is_refused_by_name(settings, message):
 
 @pytest.mark.parametrize("n", [2, 3, 8, 9, 10, 17, 50])
 @pytest.mark.parametrize("symbols_at_once", [1, 16, 10_000])
-def test_evaluate_predicts_every_symbol_once(n, symbols_at_once):
+def test_evaluate_predicts_every_symbol_once(n, symbols_at_once, monkeypatch):
+    monkeypatch.setattr(training, "SYMBOLS_AT_ONCE", symbols_at_once)
     model, ids = BigramLanguageModel(7, block_size=8), torch.randint(7, (n,))
     log_probabilities = model.table.weight.log_softmax(-1)[ids[:-1], ids[1:]]
-    assert evaluate(model, ids, symbols_at_once) == pytest.approx(-log_probabilities.mean().item(), rel=1e-5)
+    assert evaluate(model, ids) == pytest.approx(-log_probabilities.mean().item(), rel=1e-5)
 
 
 def test_evaluate_starts_each_window_afresh(model, ids):
@@ -315,6 +348,31 @@ def test_evaluating_leaves_the_mode_and_the_generators_alone(model, ids):
     assert estimate_loss(model, ids, 4, 3) == estimate_loss(model, ids, 4, 3)
     assert model.training
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_dropout_is_off_while_a_loss_is_measured(ids):
+    model = GPT(GPTConfig(int(ids.max()) + 1, block_size=16, n_embd=16, n_head=2, n_layer=1, dropout=0.5))
+    for measure in (evaluate, estimate_loss):
+        assert measure(model.train(), ids) == measure(model.eval(), ids)
+
+
+def test_the_points_of_a_curve_are_measured_on_the_same_batches(model, ids):
+    losses = train(model, ids, ids, replace(QUICK, learning_rate=0.0), progress=False).val_losses
+    draw = torch.Generator().manual_seed(QUICK.seed + 1)
+    each = [cross_entropy(model(x), y).item() for x, y in (get_batch(ids, 8, 16, draw) for _ in range(4))]
+    assert len(set(losses)) == 1
+    assert losses[0] == pytest.approx(sum(each) / 4)
+
+
+def test_a_model_without_parameters_can_be_measured(ids):
+    class Counted(torch.nn.Module):
+        config = SimpleNamespace(vocab_size=int(ids.max()) + 1, block_size=16)
+
+        def forward(self, idx):
+            return torch.zeros(*idx.shape, self.config.vocab_size)
+
+    for measure in (evaluate, estimate_loss):
+        assert measure(Counted(), ids) == pytest.approx(math.log(Counted.config.vocab_size))
 
 
 def test_there_must_be_something_to_predict(model):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minigpt.bigram import LanguageModel
 from minigpt.generation import stream
@@ -24,6 +25,7 @@ from minigpt.run.checkpoint import (
     load_facts,
     load_model,
     load_tokenizer,
+    out_of_memory,
     save_model,
     write_bytes,
 )
@@ -74,12 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return 130
     except RuntimeError as error:
-        signs = ("DefaultCPUAllocator", "MPS backend out of memory", "Storage size calculation overflowed")
-        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in signs):
+        if not out_of_memory(error):
             raise
-        print("minigpt: not enough memory: try a smaller --micro-batch-size, or a smaller model", file=sys.stderr)
+        new = getattr(args, "preset", None)
+        hint = "try a smaller --micro-batch-size, or a smaller model" if new else "end other programs that need it"
+        print(f"minigpt: not enough memory: {hint}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"minigpt: {error}", file=sys.stderr)
         return 2
 
@@ -186,8 +189,11 @@ def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> R
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"--precision is {precision!r}: it must be auto, float32 or bfloat16")
     config = replace(preset.config, **recipe)
+    if "muon_rate" in recipe and config.optimizer != "muon":
+        raise ValueError("--muon-rate is for Muon, but this run has AdamW alone: add --optimizer muon, or leave it out")
     torch.manual_seed(config.seed)
     model = BUILD[preset.model]({"vocab_size": tokenizer.vocab_size, **preset.sizes, **sizes}).to(device)
+    _parts(tokenizer, text, config, model.config.block_size)  # a text too short is refused before the measuring
     if precision == "auto":
         rows = config.micro_batch_size or max(1, config.batch_size // team.count)
         precision = team.agree(faster_precision(model, rows) if team.is_first else "")
@@ -209,6 +215,8 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> tuple[Run, s
         text = generate_play()  # what a run begins with where the real text can't be had
     if run.text_sha256 != text_sha256(text):
         raise ValueError(f"the run in {args.resume} was trained on another text: pass that one with --data")
+    if "muon_rate" in changes and run.config.optimizer != "muon":
+        raise ValueError("--muon-rate is for Muon, but this run has AdamW alone: leave it out")
     run.config = replace(run.config, **changes)
     if run.config.steps < run.state.step:
         raise ValueError(
@@ -246,10 +254,16 @@ def _free_folder(args: argparse.Namespace) -> Path:
             folder = Path("runs", f"{args.preset}-{number}")
 
 
+def _parts(tokenizer: CharTokenizer, text: str, config: TrainConfig, block_size: int) -> tuple[Tensor, Tensor]:
+    """The ids to train on and those to measure on, if both are long enough."""
+    parts = split(tokenizer.encode(text))
+    for name, ids in zip(("training", "validation"), parts, strict=True):
+        check_sizes(ids, config.batch_size, block_size, f"{name} part of the text")
+    return parts
+
+
 def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
-    train_ids, val_ids = split(run.tokenizer.encode(text))
-    for name, ids in (("training", train_ids), ("validation", val_ids)):  # before anything is saved
-        check_sizes(ids, run.config.batch_size, run.model.config.block_size, f"{name} part of the text")
+    train_ids, val_ids = _parts(run.tokenizer, text, run.config, run.model.config.block_size)
     folder = args.resume or (_free_folder(args) if team.is_first else Path())
     keeper = Keeper(run, folder, args.save_every, writes=team.is_first, agree=team.any)
     again = {"resume": folder.as_posix(), "data": args.data, "device": args.device}
@@ -264,8 +278,13 @@ def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
         with keeper.listening():
             train(
                 team.wrap(run.model), train_ids, val_ids, run.config,
-                state=run.state, after_step=keeper, sample=team.sample, progress=team.is_first,
+                state=run.state, after_step=keeper, next_batch=team.next_batch, progress=team.is_first,
             )  # fmt: skip
+        if not keeper.is_finite():
+            raise FloatingPointError(
+                f"training diverged in its last step; try a learning_rate below {run.config.learning_rate:g}"
+                + (f" and a muon_rate below {run.config.muon_rate:g}" if run.config.optimizer == "muon" else "")
+            )
     except KeyboardInterrupt:
         if team.is_first:
             if keeper.at_rest:
@@ -282,15 +301,25 @@ def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
                 file=sys.stderr,
             )
         return 1
-    if team.is_first:
-        save_run(run, folder)
+    return _finish(run, folder, val_ids, resume) if team.is_first else 0
+
+
+def _finish(run: Run, folder: Path, val_ids: Tensor, resume: str) -> int:
+    """After the last step: measure the model over the whole validation split, and write it down."""
+    save_run(run, folder)
+    print("measuring the loss over the whole validation split …", file=sys.stderr)
+    try:
         loss = evaluate(run.model, val_ids)
-        _save_results(run, folder, loss)
-        print(
-            f"validation loss {loss:.4f} nats per symbol ({loss / math.log(2):.3f} bits), over the whole split of "
-            f"{len(val_ids):,} symbols, after {run.state.seconds:.0f} s of training\n"
-            f"saved in {folder}; write text with: python -m minigpt sample {shlex.quote(folder.as_posix())}"
-        )
+    except KeyboardInterrupt:
+        said = f"All {run.state.step} steps are saved, the loss is not measured. Go on with: {resume}"
+        print(f"\n{said}", file=sys.stderr)
+        return 130
+    _save_results(run, folder, loss)
+    print(
+        f"validation loss {loss:.4f} nats per symbol ({loss / math.log(2):.3f} bits), over the whole split of "
+        f"{len(val_ids):,} symbols, after {run.state.seconds:.0f} s of training\n"
+        f"saved in {folder}; write text with: python -m minigpt sample {shlex.quote(folder.as_posix())}"
+    )
     return 0
 
 

@@ -50,11 +50,11 @@ class Processes:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
-    def sample(
+    def next_batch(
         self, ids: Tensor, block_size: int, config: training.TrainConfig, state: training.TrainState
     ) -> tuple[Tensor, Tensor]:
         """Of the batch of the next step each process keeps its share of the rows: together they train on all of it."""
-        idx, targets = training.sample(ids, block_size, config, state)
+        idx, targets = training.next_batch(ids, block_size, config, state)
         share = slice(self.rank, None, self.count)
         return idx[share], targets[share]
 

@@ -130,7 +130,7 @@ class Keeper:
     def __call__(self, state: TrainState) -> None:
         stop = self.agree(self.interrupted)
         if self.writes and (stop or time.monotonic() - self._saved_at >= self.every):
-            if all(bool(p.isfinite().all()) for p in self.run.model.parameters()):  # never replace a good one by a bad
+            if self.is_finite():  # never replace a good one by a bad
                 try:
                     save_run(self.run, self.folder)
                     self.saved_step = state.step
@@ -140,6 +140,10 @@ class Keeper:
         if stop:
             self.at_rest = self.saved_step == state.step
             raise KeyboardInterrupt
+
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return all(bool(p.isfinite().all()) for p in self.run.model.parameters())
 
     @contextmanager
     def listening(self) -> Iterator[None]:

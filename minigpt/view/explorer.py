@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt.bigram import LanguageModel
 from minigpt.gpt import evaluating
@@ -129,7 +129,8 @@ class AttentionExplorer:
         which = "mean of the heads" if self.head is None else f"head {self.head}"
         cut = f" The first {TABLE} of {len(self.labels)} symbols." if len(self.labels) > TABLE else ""
         name = f"Layer {layer}, {which}" if self.units.size(0) * n_head > 1 else "One head"
-        title = f"{html.escape(self.title)}. " if self.title else ""
+        end = "" if self.title.endswith((".", "?", "!")) else "."
+        title = f"{html.escape(self.title)}{end} " if self.title else ""
         rows = []
         for t, label in enumerate(shown):
             row = (units[t, : len(shown)] / self.unit).tolist()
@@ -147,8 +148,8 @@ class AttentionExplorer:
 
 def attention_explorer(
     model: LanguageModel,
-    text: str,
     tokenizer: CharTokenizer,
+    text: str,
     *,
     layer: int = 0,
     head: int | None = 0,
@@ -169,7 +170,7 @@ def attention_explorer(
         ValueError: the text is empty or too long, holds a symbol the tokenizer lacks, or the tokenizer is another
             model's.
     """
-    if not hasattr(model, "attention"):
+    if isinstance(getattr(model, "attention", None), nn.Module | None):  # a layer of that name is not the method
         raise TypeError(
             f"a {type(model).__name__} has no attention(idx) that returns (n_layer, B, n_head, T, T): "
             "show its weights with AttentionExplorer(weights, labels)"

@@ -35,8 +35,8 @@ def style() -> AbstractContextManager[None]:
 
 
 def show_symbol(symbol: str) -> str:
-    """A symbol as it can be read on an axis: a space and a newline get a sign of their own."""
-    return {"\n": "⏎", " ": "␣", "$": r"\$"}.get(symbol, symbol)
+    """A symbol as it can be read on an axis: a space, a newline and a tab get a sign of their own."""
+    return {"\n": "⏎", " ": "␣", "\t": "⇥", "$": r"\$"}.get(symbol, symbol)
 
 
 def figure(columns: int = 1, rows: int = 1, width: float = WIDTH, height: float = 3.2) -> tuple[Figure, np.ndarray]:
@@ -164,19 +164,18 @@ def loss_curves(
     histories: Mapping[str, History],
     title: str = "",
     *,
-    against: str = "steps",
     floors: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Validation loss of several runs against 'steps' or 'seconds'; `floors` are drawn as level lines."""
+    """Validation loss of several runs, step by step; `floors` are drawn as level lines."""
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(WIDTH, 3.4))[1]
         for name, history in histories.items():
-            ax.plot(getattr(history, against), history.val_losses, label=f"{name}: {history.val_losses[-1]:.2f}")
+            ax.plot(history.steps, history.val_losses, label=f"{name}: {history.val_losses[-1]:.2f}")
         for name, level in (floors or {}).items():
             ax.axhline(level, color="0.4", linewidth=1, linestyle=":")
             ax.annotate(f"{name}: {level:.2f}", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-        ax.set(xlabel=against, ylabel="validation loss (nats per symbol)")
+        ax.set(xlabel="steps", ylabel="validation loss (nats per symbol)")
         ax.set_title(title)
         ax.legend()
     return ax

@@ -17,6 +17,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from minigpt.bigram import LanguageModel
 from minigpt.generation import stream
@@ -47,7 +48,7 @@ def sampler(
     seed = widgets.BoundedIntText(1337, min=0, max=2**31 - 1, description="Seed", **_wide())
     count = widgets.BoundedIntText(symbols, min=1, max=10_000, description="Symbols", **_wide())
     button = widgets.Button(description="Generate", button_style="primary", tooltip="Start or stop writing")
-    line, page = _line(), widgets.HTML()
+    line, page = widgets.HTML(), widgets.HTML()
     stop = threading.Event()
 
     def write(writer: LanguageModel) -> None:
@@ -99,13 +100,13 @@ def head_browser(model: GPT, tokenizer: CharTokenizer, text: str) -> widgets.VBo
         ValueError: the tokenizer has another number of symbols than the model.
     """
     _check_vocabulary(model, tokenizer)
-    if not hasattr(model, "attention"):
+    if isinstance(getattr(model, "attention", None), nn.Module | None):  # a layer of that name is not the method
         raise TypeError(f"a {type(model).__name__} has no attention to look at: pass a GPT")
     config = model.config
     line_of_text = widgets.Text(text, description="Text", continuous_update=False, **_wide())
     layer = _slider("Layer", config.n_layer)
     head = _slider("Head", config.n_head)
-    line, picture = _line(), widgets.HTML()
+    line, picture = widgets.HTML(), widgets.HTML()
 
     def draw(_: object = None) -> None:
         shown = line_of_text.value[: config.block_size]
@@ -138,15 +139,18 @@ def softmax_saturation() -> widgets.VBox:
     draw_numbers = torch.Generator().manual_seed(1337)
     q, k = torch.randn(1024, generator=draw_numbers), torch.randn(8, 1024, generator=draw_numbers)
     sizes = [2**n for n in range(11)]
-    scales = {"none": None, "1 / √head_size": 0, "1 / √n_embd, n_embd = 384": 384}
+    scales: dict[str, Callable[[int], float]] = {
+        "none": lambda size: 1.0,
+        "1 / √head_size": lambda size: size**-0.5,
+        "1 / √n_embd, n_embd = 384": lambda size: 384**-0.5,
+    }
     head_size = widgets.SelectionSlider(options=sizes, value=64, description="head_size", **_wide())
     scale = widgets.Dropdown(options=list(scales), value="none", description="Scale", **_wide())
-    line, picture = _line(), widgets.HTML()
+    line, picture = widgets.HTML(), widgets.HTML()
 
     def draw(_: object = None) -> None:
-        size, by = head_size.value, scales[scale.value]
-        factor = 1.0 if by is None else (by or size) ** -0.5
-        weights = (k[:, :size] @ q[:size] * factor).softmax(-1)  # (8,)
+        size = head_size.value
+        weights = (k[:, :size] @ q[:size] * scales[scale.value](size)).softmax(-1)  # (8,)
         entropy = torch.special.entr(weights).sum()
         title = f"The largest of 8 weights is {weights.max():.2f}"
         _say(line, f"Entropy {entropy:.2f} of at most 2.08 nats: {entropy.exp():.1f} keys share the attention.")
@@ -175,11 +179,6 @@ def _slider(name: str, count: int) -> widgets.IntSlider:
 def _on_change(draw: Callable[[object], None], *controls: widgets.Widget) -> None:
     for control in controls:
         control.observe(draw, names="value")
-
-
-def _line() -> widgets.HTML:
-    """Room for one message, empty at first."""
-    return widgets.HTML()
 
 
 def _say(line: widgets.HTML, message: object) -> None:

@@ -11,6 +11,10 @@ from typing import Any
 
 import matplotlib
 import pytest
+import torch
+
+from minigpt import GPT, CharTokenizer, GPTConfig
+from notebooks import plain
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 matplotlib.use("Agg")
@@ -31,11 +35,6 @@ def code_between(cells: list[dict[str, Any]], start: str, end: str) -> list[str]
     raise AssertionError(f"no cell with {start}, or nothing that ends it")
 
 
-def plain(source: str) -> str:
-    """The cell without lines that only IPython understands."""
-    return re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE)
-
-
 def imports(cells: list[dict[str, Any]]) -> str:
     """Every import statement of the notebook, wherever it stands."""
     trees = [ast.parse(plain("".join(cell["source"]))) for cell in cells if cell["cell_type"] == "code"]
@@ -50,6 +49,24 @@ def run(sources: list[str], names: dict[str, Any]) -> str:
         for source in sources:
             exec(compile(source, "<cell>", "exec"), names)
     return printed.getvalue()
+
+
+@pytest.fixture
+def chapter_8() -> dict[str, Any]:
+    """What the cells of chapter 8 hold when the exercises begin, small."""
+    tokenizer = CharTokenizer("a b\n")
+    windows = torch.randint(4, (3, 8))
+    return {
+        "model": GPT(GPTConfig(4, 8, 16, 4, 4, 0.0)).eval(),
+        "tokenizer": tokenizer,
+        "windows": windows,
+        "idx": windows[:, :-1],
+        "targets": windows[:, 1:],
+        "is_letter": torch.tensor([symbol.isalpha() for symbol in tokenizer.symbols]),
+        "logits": torch.randn(5, 3, 7, 4),
+        "cost": torch.rand(4, 4),
+        "whole": 1.0,
+    }
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The exercises of chapter 2: each solution passes, each named mistake is named."""
+"""Chapter 2: each wrong answer is told its own mistake."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigpt.exercises.bigram import check_mean_surprise, check_to_probabilities, check_write
-
-
-@pytest.mark.parametrize("label", ["ex-02-1", "ex-02-2", "ex-02-3"])
-def test_the_solution_is_right(label: str, solve: Callable[..., Any]) -> None:
-    solve(label)
 
 
 def in_place(counts: Tensor, extra: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The exercises of chapter 1: each solution passes, each named mistake is named."""
+"""Chapter 1: each wrong answer is told its own mistake."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,6 @@ import torch
 from torch import Tensor
 
 from minigpt.exercises.text import check_all_rows, check_bits_per_character, check_encode_known
-
-
-@pytest.mark.parametrize("label", ["ex-01-1", "ex-01-2", "ex-01-3"])
-def test_the_solution_is_right(label: str, solve: Callable[..., Any]) -> None:
-    solve(label)
 
 
 @pytest.mark.parametrize(
