@@ -62,12 +62,14 @@ class TrainConfig:
         most = dict.fromkeys(("learning_rate", "muon_rate", "weight_decay", "grad_clip"), math.inf)
         for name, high in {**most, "final_rate": 1, "beta1": 1, "beta2": 1}.items():
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value <= high or (value == math.inf and name != "grad_clip"):
-                rule = f"from 0 to {high}" if high == 1 else "from 0 up" + (", and finite" if value == math.inf else "")
-                raise ValueError(f"{name} is {value!r}: it must be a number {rule}")
+            if type(value) not in (int, float) or not 0 <= value <= high:
+                raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {high}")
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1:
                 raise ValueError(f"{name} is 1: it must be below 1, or no gradient would count")
+        for name in ("learning_rate", "muon_rate", "weight_decay"):
+            if getattr(self, name) == math.inf:
+                raise ValueError(f"{name} is inf: it must be finite")
         if self.grad_clip == 0:
             raise ValueError("grad_clip is 0, which makes every gradient 0: for no clipping use math.inf")
         if self.seed >= MOST_SEEDS:

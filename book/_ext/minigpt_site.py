@@ -236,7 +236,7 @@ def derive_addresses(app: Any, config: Any) -> None:
 
 
 def finish_page(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """The front page's script on the front page only; list items where docutils writes a role that ARIA dropped.
+    """The front page's scripts on the front page only; list items where docutils writes a role that ARIA dropped.
 
     And what is folded is called what it says: myst-nb names all of it 'Toggle hidden content'.
     """
@@ -244,7 +244,8 @@ def finish_page(app: Any, pagename: str, templatename: str, context: dict[str, A
         body = context["body"].replace(' role="doc-biblioentry"', ' role="listitem"')
         context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
     if pagename == app.config.root_doc:
-        app.add_js_file("reader.js", loading_method="defer")
+        for name in ("symbols.js", "reader.js"):
+            app.add_js_file(name, loading_method="defer")
 
 
 def same_handlers(app: Any) -> None:

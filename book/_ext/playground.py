@@ -113,6 +113,7 @@ class Playground(SphinxDirective):
 def load_scripts(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     if pagename == PAGE:
         app.add_css_file("playground/page.css")
+        app.add_js_file("symbols.js", loading_method="defer")
         for name in SCRIPTS:
             app.add_js_file(f"playground/{name}", loading_method="defer")
         app.add_js_file(f"playground/weights/{models()[0].stem}.js", loading_method="async")  # page.js brings the rest

@@ -1,11 +1,7 @@
 /* The front page's model: shade each symbol of a line by the weight with which one head reads it. No dependency. */
 (function () {
   "use strict";
-  const SIGNS = { "\n": "⏎", " ": "␣" };
-  const NAMES = { // a screen reader says nothing for a bare sign
-    "\n": "new line", "⏎": "new line", " ": "space", ",": "comma", ".": "full stop", ":": "colon", ";": "semicolon",
-    "'": "apostrophe", "!": "exclamation mark", "?": "question mark", "-": "hyphen",
-  };
+  const { sign, named, shade } = self.symbols;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
   function make(tag, attributes, ...children) {
@@ -36,12 +32,6 @@
       return bytes[(layer * data.heads + head) * triangle + (t * (t + 1)) / 2 + s] / 255;
     }
 
-    function shade(symbol, amount) { // 0 … 1, never between the tones on which neither ink could be read
-      const strong = amount > 0.5;
-      symbol.style.setProperty("--weight", (strong ? 0.8 + 0.4 * (amount - 0.5) : 0.8 * amount).toFixed(3));
-      symbol.classList.toggle("strong", strong);
-    }
-
     function draw() {
       symbols.forEach((symbol, s) => {
         symbol.className = s === position ? "here" : s > position ? "later" : "";
@@ -51,7 +41,7 @@
         ...data.next[position].map(([symbol, p]) => {
           const bar = make("span", { class: "bar" });
           bar.style.width = (100 * p).toFixed(1) + "%";
-          return make("li", {}, make("code", {}, SIGNS[symbol] || symbol), bar, make("span", { class: "p" }, Math.round(100 * p) + " %"));
+          return make("li", {}, make("code", {}, sign(symbol)), bar, make("span", { class: "p" }, Math.round(100 * p) + " %"));
         })
       );
     }
@@ -62,7 +52,7 @@
       position = to;
       slider.value = String(to);
       const symbol = symbols[to].textContent;
-      slider.setAttribute("aria-valuetext", "symbol " + (to + 1) + ", " + (NAMES[symbol] || symbol));
+      slider.setAttribute("aria-valuetext", "symbol " + (to + 1) + ", " + named(symbol));
       draw();
     }
 

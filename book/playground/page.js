@@ -7,11 +7,6 @@ const root = document.querySelector(".pg[data-models]");
 const DEFAULT = { prompt: "JULIET:\nO Romeo, ", text: "", model: "gpt-laptop", with: "", t: 0.8, k: 0, p: 1, seed: 1, off: "", off2: "" };
 const STEPS = 240; // symbols for one press of Generate
 const BARS = 10;
-const SIGNS = { "\n": "⏎", " ": "␣", "\t": "⇥" };
-const NAMES = { // a screen reader says nothing for a bare sign
-  "\n": "new line", " ": "space", "\t": "tab", ",": "comma", ".": "full stop", ":": "colon", ";": "semicolon", "'": "apostrophe",
-  "!": "exclamation mark", "?": "question mark", "-": "hyphen", "&": "ampersand", "$": "dollar",
-};
 const MARK = "The mark is the model’s own probability: temperature 1, nothing cut, every head on.";
 const state = { ...DEFAULT };
 const models = new Map(); // key -> { key, label, model, tokenizer, facts }
@@ -29,20 +24,13 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-const sign = (symbol) => SIGNS[symbol] || symbol;
-const named = (symbol) => NAMES[symbol] || symbol;
+const { sign, named, shade } = self.symbols;
 const percent = (p) => (p === 0 ? "–" : p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 const count = (n) => n.toLocaleString("en");
 const channel = new MessageChannel();
 let waiting = [];
 channel.port1.onmessage = () => { const all = waiting; waiting = []; for (const go of all) go(); };
 const breathe = () => new Promise((go) => { waiting.push(go); channel.port2.postMessage(0); }); // let the page react
-
-function shade(element, amount) { // 0 … 1, never between the tones on which neither ink could be read
-  const strong = amount > 0.5;
-  element.style.setProperty("--shade", amount < 0.02 ? 0 : (strong ? 0.8 + 0.4 * (amount - 0.5) : 0.8 * amount).toFixed(3));
-  element.classList.toggle("strong", strong);
-}
 
 // ---- one model and its text ----------------------------------------------------------------------------------------
 

@@ -27,14 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import repository
 
 from minigpt.run.checkpoint import write_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PACKAGE = ROOT / "minigpt"
-HOME = "/".join(("https://github.com/minigpt-book", "minigpt"))  # in two pieces, so that `repository.py` leaves it
 IGNORE = "nbval-ignore-output"
 EXPLORER = re.compile(r'(<style>)(.*?)(</style>.*<script>)(.*)(\("[0-9a-f]{12}", \{)', re.DOTALL)
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -100,8 +98,8 @@ def modules_used(source: str, exported: dict[str, str], package: str = "") -> se
 def fingerprint(nb: Any) -> str:
     """One hash over the code cells and the text of every minigpt file they lead to, the same in every fork."""
     exported = facade() if (PACKAGE / "__init__.py").is_file() else {}
-    code = [cell.source.replace(repository.current(), HOME) for cell in nb.cells if cell.cell_type == "code"]
-    todo, seen = modules_used("\n".join(map(plain, code)), exported), set[Path]()
+    code = [plain(cell.source) for cell in nb.cells if cell.cell_type == "code"]  # without the address to install from
+    todo, seen = modules_used("\n".join(code), exported), set[Path]()
     while todo:
         name = todo.pop()
         file = module_file(name)

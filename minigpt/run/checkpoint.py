@@ -122,16 +122,8 @@ def fitting(file: Path, what: str) -> Iterator[None]:
     except KeyError as error:
         raise CheckpointError(f"{file} holds no {what} this version knows ({error}): update minigpt") from None
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if out_of_memory(error) and "overflowed" not in str(error):  # the file is well
-            raise
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{file} does not fit its own config ({reason}): train the model again") from None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is how torch says so: only CUDA has a class of its own for it."""
-    signs = ("DefaultCPUAllocator", "MPS backend out of memory", "Storage size calculation overflowed")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> CharTokenizer:

@@ -25,7 +25,6 @@ from minigpt.run.checkpoint import (
     load_facts,
     load_model,
     load_tokenizer,
-    out_of_memory,
     save_model,
     write_bytes,
 )
@@ -76,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return 130
     except RuntimeError as error:
-        if not out_of_memory(error):
+        signs = ("DefaultCPUAllocator", "MPS backend out of memory", "Storage size calculation overflowed")
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in signs):
             raise
         new = getattr(args, "preset", None)
         hint = "try a smaller --micro-batch-size, or a smaller model" if new else "end other programs that need it"
@@ -188,9 +188,7 @@ def _new(args: argparse.Namespace, text: str, device: str, team: Processes) -> R
     precision = recipe.pop("precision", preset.precision)
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"--precision is {precision!r}: it must be auto, float32 or bfloat16")
-    config = replace(preset.config, **recipe)
-    if "muon_rate" in recipe and config.optimizer != "muon":
-        raise ValueError("--muon-rate is for Muon, but this run has AdamW alone: add --optimizer muon, or leave it out")
+    config = _changed(preset.config, recipe)
     torch.manual_seed(config.seed)
     model = BUILD[preset.model]({"vocab_size": tokenizer.vocab_size, **preset.sizes, **sizes}).to(device)
     _parts(tokenizer, text, config, model.config.block_size)  # a text too short is refused before the measuring
@@ -215,14 +213,19 @@ def _continued(args: argparse.Namespace, text: str, device: str) -> tuple[Run, s
         text = generate_play()  # what a run begins with where the real text can't be had
     if run.text_sha256 != text_sha256(text):
         raise ValueError(f"the run in {args.resume} was trained on another text: pass that one with --data")
-    if "muon_rate" in changes and run.config.optimizer != "muon":
-        raise ValueError("--muon-rate is for Muon, but this run has AdamW alone: leave it out")
-    run.config = replace(run.config, **changes)
+    run.config = _changed(run.config, changes)
     if run.config.steps < run.state.step:
         raise ValueError(
             f"--steps is {run.config.steps}, but the run is at step {run.state.step}: give a larger number"
         )
     return run, text
+
+
+def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    config = replace(config, **changes)
+    if "muon_rate" in changes and config.optimizer != "muon":
+        raise ValueError("--muon-rate is for Muon, but this run has AdamW alone: leave it out")
+    return config
 
 
 def _is_finished(run: Run, folder: Path) -> bool:

@@ -84,8 +84,10 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
         config = TrainConfig(**facts["train_config"])
         model = BUILD[facts["model"]](facts["model_config"])
         model.load_state_dict(_below(tensors, "model."))
-        model.to(device)
-        state = start(model, config)
+        tokenizer = CharTokenizer(facts["alphabet"])
+    model.to(device)  # a device that is full is no fault of the file
+    state = start(model, config)
+    with fitting(file, "run"):
         for n, optimizer in enumerate(state.optimizers):
             _restore_optimizer(optimizer, _below(tensors, f"optimizer.{n}."))
         state.generator.set_state(tensors["generator.batches"])
@@ -93,7 +95,6 @@ def load_run(folder: Path, device: str = "cpu") -> Run:
         if "generator.cuda" in tensors and device.startswith("cuda"):
             torch.cuda.set_rng_state(tensors["generator.cuda"], device)
         state.step, state.seconds, state.history = facts["step"], facts["seconds"], History(**facts["history"])
-        tokenizer = CharTokenizer(facts["alphabet"])
         return Run(facts["preset"], model, tokenizer, config, facts["text_sha256"], state)
 
 

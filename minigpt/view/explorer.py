@@ -170,7 +170,7 @@ def attention_explorer(
         ValueError: the text is empty or too long, holds a symbol the tokenizer lacks, or the tokenizer is another
             model's.
     """
-    if isinstance(getattr(model, "attention", None), nn.Module | None):  # a layer of that name is not the method
+    if not has_attention(model):
         raise TypeError(
             f"a {type(model).__name__} has no attention(idx) that returns (n_layer, B, n_head, T, T): "
             "show its weights with AttentionExplorer(weights, labels)"
@@ -195,6 +195,11 @@ def attention_explorer(
         for ids, chances in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
     return AttentionExplorer(weights, list(text), predictions, layer=layer, head=head, position=position, title=title)
+
+
+def has_attention(model: LanguageModel) -> bool:
+    """Whether the model has a method `attention(idx)`; a layer of that name is something else."""
+    return not isinstance(getattr(model, "attention", None), nn.Module | None)
 
 
 def to_units(weights: Tensor, unit: int) -> Tensor:

@@ -17,12 +17,12 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from minigpt.bigram import LanguageModel
 from minigpt.generation import stream
 from minigpt.gpt import GPT
 from minigpt.text import CharTokenizer
+from minigpt.view.explorer import has_attention
 from minigpt.view.plots import attention_map, figure, style, weight_bars
 
 REFRESH = 0.05  # seconds between two updates of the text: more of them would only flood the browser
@@ -100,7 +100,7 @@ def head_browser(model: GPT, tokenizer: CharTokenizer, text: str) -> widgets.VBo
         ValueError: the tokenizer has another number of symbols than the model.
     """
     _check_vocabulary(model, tokenizer)
-    if isinstance(getattr(model, "attention", None), nn.Module | None):  # a layer of that name is not the method
+    if not has_attention(model):
         raise TypeError(f"a {type(model).__name__} has no attention to look at: pass a GPT")
     config = model.config
     line_of_text = widgets.Text(text, description="Text", continuous_update=False, **_wide())

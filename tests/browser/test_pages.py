@@ -163,7 +163,7 @@ def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
     def listed() -> list[str]:
         return page.locator(".reader-next code").all_inner_texts()
 
-    shades = "() => [...document.querySelectorAll('.reader-line span')].map(s => s.style.getPropertyValue('--weight'))"
+    shades = "() => [...document.querySelectorAll('.reader-line span')].map(s => s.style.getPropertyValue('--shade'))"
     here = "() => [...document.querySelectorAll('.reader-line span')].findIndex(s => s.className.includes('here'))"
     place, before = page.evaluate(here), page.evaluate(shades)
     assert place > 0
@@ -173,6 +173,7 @@ def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
     row = base64.b64decode(data["weights"])[began : began + at + 1]
     amounts = [(byte / 255) ** 0.6 for byte in row]
     shaded = [0.8 + 0.4 * (amount - 0.5) if amount > 0.5 else 0.8 * amount for amount in amounts]
+    shaded = [0 if amount < 0.02 else shade for amount, shade in zip(amounts, shaded, strict=True)]
     assert [float(w) for w in before[: at + 1]] == pytest.approx(shaded, abs=2e-3)
     assert not any(float(weight) for weight in before[place + 1 :]), "it reads the future"
     assert max(float(weight) for weight in before) > 0.3
