@@ -453,6 +453,11 @@ function tell(sentence, ...buttons) {
   message.replaceChildren(...(sentence ? [make("p", {}, sentence), ...buttons] : []));
 }
 
+function remark(sentence) { // it stays when a model arrives, and waits behind what must be mended first
+  notice = [notice, sentence].filter(Boolean).join(" ");
+  if (!generate.disabled) tell(notice);
+}
+
 function fault(error) { // what a model of the reader's own cannot do, for instance: its logits are not finite
   tell(error.message);
 }
@@ -747,7 +752,7 @@ function send(key) { // for the weights of a model of the book
     if (came.has(key)) return;
     expected.delete(key);
     arrange();
-    tell(`${key} could not be loaded: check the connection and load the page again.`);
+    remark(`${key} could not be loaded: check the connection and load the page again.`);
   };
   document.head.append(make("script", { src: `${folder}${key}.js?v=${versions.get(key)}`, onload: lost, onerror: lost }));
 }
@@ -781,7 +786,7 @@ send(state.with);
 setTimeout(sendForTheRest, 3000); // whatever became of the first
 const brought = self.minigpt_weights || [];
 const came = new Set();
-const received = (model) => { came.add(model[0]); return arrive(model).catch((error) => { expected.delete(model[0]); arrange(); tell(`${error.message}.`); }); };
+const received = (model) => { came.add(model[0]); return arrive(model).catch((error) => { expected.delete(model[0]); arrange(); remark(`${error.message}.`); }); };
 self.minigpt_weights = { push: received };
 brought.splice(0).forEach(received);
 addEventListener("load", () => { // the script of the first has come by now, or failed: then it is asked for once more

@@ -730,8 +730,17 @@ def test_weights_that_are_something_else_are_told(page: Any, site: str) -> None:
     """A page that asks for a password comes with status 200, and is no script."""
     page.set_default_timeout(SLOW)
     page.route("**/weights/bigram.js*", lambda route: route.fulfill(body="<html>Please log in</html>"))
-    page.goto(f"{site}/{PAGE}#with=bigram")
-    page.locator(".pg-message", has_text="bigram could not be loaded: check the connection").wait_for()
+    held: list[Any] = []
+    page.route("**/weights/gpt-laptop.js*", lambda route: held.append(route))
+    page.goto(f"{site}/{PAGE}#with=bigram", wait_until="domcontentloaded")
+    told = page.locator(".pg-message", has_text="bigram could not be loaded: check the connection")
+    told.wait_for()
+    held[0].continue_()
+    page.locator(".pg-title", has_text="gpt-laptop").wait_for()
+    assert told.is_visible(), "the model that came took the sentence away"
+    page.get_by_label("Prompt").fill("#")
+    page.get_by_role("button", name="Remove it").click()
+    assert told.is_visible(), "what had to be mended first took the sentence away"
 
 
 def test_what_is_superseded_is_not_spoken(play: Any) -> None:
