@@ -1,4 +1,4 @@
-"""The checks of chapter 8: how far a head looks, when a guess is settled, heads switched off together."""
+"""The checks of chapter 8: how far a head looks, when a guess is settled, heads switched off together, near symbols."""
 
 from __future__ import annotations
 
@@ -138,3 +138,43 @@ def _silenced(model: GPT, heads: Sequence[tuple[int, int]], idx: Tensor, how: st
         logits = model(idx)
         model.load_state_dict(kept)
     return logits
+
+
+@check
+def check_neighbors(neighbors: Callable[[Tensor, int, int], Tensor]) -> None:
+    """Does `neighbors(table, row, n)` give the n rows with the largest cosine to one row, the nearest first?"""
+    for rows, width, row, n in ((12, 4, 3, 3), (9, 6, 0, 2), (7, 3, 6, 6)):
+        table = (torch.randn(rows, width) + 1.5) * torch.linspace(0.2, 3.0, rows)[torch.randperm(rows), None]
+        given = attempt(neighbors, table, row, n)
+        if given is None:
+            return
+        must_be(given, (n,), "the ids of the neighbors")
+        whole = not given.is_floating_point()
+        assert whole, f"the result holds {given.dtype}: return the ids, whole numbers; topk gives both"
+        centered = table - table.mean(0)
+        unit, raw = torch.nn.functional.normalize(centered, dim=-1), torch.nn.functional.normalize(table, dim=-1)
+
+        def ranked(scores: Tensor, row: int = row, n: int = n) -> Tensor:
+            return scores.index_fill(0, torch.tensor(row), float("-inf")).topk(n).indices
+
+        expected = ranked(unit @ unit[row])
+        same = set(given.tolist()) == set(expected.tolist())
+        known = {
+            "the row is its own first neighbor: leave it out": torch.cat([torch.tensor([row]), expected[:-1]]),
+            "the farthest come first: take the largest cosines": ranked(-(unit @ unit[row])),
+            "the mean of all rows is not taken away": ranked(raw @ raw[row]),
+            "the lengths still count: make every row as long as 1": ranked(centered @ centered[row]),
+            "sorted by the distance between the points: here the direction alone counts": ranked(
+                -(centered - centered[row]).norm(dim=-1)
+            ),
+            "the mean over each row is taken away, not over each column": ranked(_cosines(table, row)),
+            "these are the neighbors, but not in order: the nearest first": given if same else None,
+        }
+        compare(given, expected, known)
+    right("the same direction, whatever the length, and nobody is a neighbor of itself.")
+
+
+def _cosines(table: Tensor, row: int) -> Tensor:
+    """The cosines with one row, after the wrong mean is taken away."""
+    unit = torch.nn.functional.normalize(table - table.mean(1, keepdim=True), dim=-1)
+    return unit @ unit[row]

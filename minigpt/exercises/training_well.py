@@ -1,9 +1,8 @@
-"""The checks of chapter 10: a schedule for the rate, a rotation of queries and keys, the heart of Muon."""
+"""The checks of chapter 10: a loss to quote, rotated queries and keys, the heart of Muon."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,77 +12,83 @@ from minigpt.exercises import attempt, check, must_be, right
 from minigpt.modern import BASE, rotate
 from minigpt.muon import orthogonalize
 
-# ---- the schedule --------------------------------------------------------------------------------------------------
+# ---- a loss to quote -----------------------------------------------------------------------------------------------
 
 
 @check
-def check_schedule(schedule: Callable[[int, int, int], float]) -> None:
-    """Does `schedule(step, steps, warmup)` rise to 1 at step `warmup`, then fall on a line that meets 0 at `steps`?"""
-    for steps, warmup in ((10, 3), (200, 20), (50, 1), (8, 0)):
-        parts = []
-        for step in range(steps):
-            given = attempt(schedule, step, steps, warmup)
-            if given is None:
-                return
-            assert isinstance(given, int | float | Tensor), f"return one number, not {type(given).__name__}"
-            assert not isinstance(given, Tensor) or given.numel() == 1, "return one number for one step"
-            parts.append(float(given))
-        _check_parts(parts, steps, warmup)
-    right("up to the peak in equal steps, and down on a line that ends as the training ends.")
+def check_report(report: Callable[[Tensor, Tensor], Any]) -> None:
+    """Does `report(held_out, validation)` choose on the one text and quote the other: every seed, the last look?"""
+    for seeds, looks in ((3, 6), (5, 4)):
+        held_out, validation, likings = _recipes(seeds, looks)
+        given = attempt(report, held_out, validation)
+        if given is None:
+            return
+        three = isinstance(given, tuple | list) and len(given) == 3
+        assert three, "return three numbers: the recipe, its loss, and how far its seeds lie apart"
+        numbers = all(
+            isinstance(part, int | float) or (isinstance(part, Tensor) and part.numel() == 1) for part in given
+        )
+        assert numbers, "one of the three is no single number"
+        chosen, loss, gap = map(float, given)
+        best = likings.pop("")
+        for sentence, recipe in likings.items():
+            assert chosen != recipe, sentence
+        assert chosen == best, f"recipe {chosen:g} is chosen: at the last look, over all seeds, {best} is the lowest"
+        _check_quoted(loss, gap, held_out[best], validation[best])
+    right("chosen on one text, measured on another, at the last step, with every seed.")
 
 
-def _check_parts(parts: list[float], steps: int, warmup: int) -> None:
-    """Compare the parts of all steps with what they should be, and with what people write."""
-    falling = range(warmup, steps)
-    rise = [(step + 1) / (warmup + 1) for step in range(warmup)]
-    fall = [(steps - step) / (steps - warmup) for step in falling]
-    cosine = [0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup)) for step in falling]
-    sentences: Mapping[str, tuple[list[float], list[float]]] = {  # wrong: the rise, the fall
-        "there is no rise: it falls from step 0": ([1 - step / steps for step in range(warmup)], fall),
-        "the rise starts at 0, so that the first step changes nothing: count it as 1 of warmup + 1": (
-            [step / max(1, warmup) for step in range(warmup)],
-            fall,
-        ),
-        "the rise starts at 0 and stops short: step 0 is 1 of warmup + 1": (
-            [step / (warmup + 1) for step in range(warmup)],
-            fall,
-        ),
-        "off by one: the rise is at the peak a step early; divide by warmup + 1": (
-            [(step + 1) / max(1, warmup) for step in range(warmup)],
-            fall,
-        ),
-        "the peak is never reached: the fall is counted from step 0; it begins at step warmup": (
-            rise,
-            [1 - step / steps for step in falling],
-        ),
-        "the line ends too late: from the peak to the end there are steps - warmup steps": (
-            rise,
-            [1 - (step - warmup) / steps for step in falling],
-        ),
-        "the last step has the rate 0 and is wasted: the line meets 0 at step `steps`, one later": (
-            rise,
-            [1 - (step - warmup) / (steps - 1 - warmup) for step in falling],
-        ),
-        "the fall is half a cosine; here it is a straight line": (rise, cosine),
-        "the rate never comes down": (rise, [1.0 for _ in falling]),
-        "the rise is missing": ([1.0] * warmup, fall),
+def _recipes(seeds: int, looks: int) -> tuple[Tensor, Tensor, dict[str, int]]:
+    """Losses (recipes, seeds, looks) on two texts, and which recipe each way of choosing likes, the right one under ''.
+
+    Every way likes another one, so that the choice tells the way.
+    """
+    held_out = 2.6 - torch.linspace(0, 1, looks) + 0.01 * torch.rand(5, seeds, looks)
+    held_out[0, :, -1] -= 0.1
+    held_out[2, :, -2] = 1.3
+    held_out[3, 0, -1] = 1.45
+    held_out[4] = 1.62 + 0.01 * torch.rand(seeds, looks)
+    validation = held_out + 0.1 + 0.01 * torch.rand(5, seeds, looks)
+    validation[0, :, -1] += torch.linspace(0.05, 0, seeds)
+    validation[0, :, -2] = 1.52 + 0.03 * torch.rand(seeds)
+    validation[1, :, -1] = 1.45
+    order = torch.randperm(5)
+    ways = [
+        "",
+        "chosen on the validation text: then the loss quoted from it flatters; choose on the held-out slice",
+        "chosen by the lowest look: that rewards luck; take the last look of every run",
+        "chosen by the luckiest seed: take the mean over the seeds",
+        "chosen by the mean over all looks: the early ones say how a run began; take the last",
+    ]
+    return held_out[order], validation[order], dict(zip(ways, order.argsort().tolist(), strict=True))
+
+
+def _check_quoted(loss: float, gap: float, held_out: Tensor, validation: Tensor) -> None:
+    """Compare what is quoted with the chosen recipe's losses, (seeds, looks) on two texts."""
+    last, low, before = validation[:, -1], validation.amin(-1), held_out[:, -1]
+    losses = {
+        "the loss is that of the slice that chose: quote the validation text": before.mean(),
+        "the loss is the mean of each run's lowest look, which flatters: take the last": low.mean(),
+        "the loss is the lowest of all looks, which flatters twice: take the last, and the mean over seeds": low.min(),
+        "the loss is the luckiest seed's: take the mean over the seeds": last.min(),
+        "the loss is one seed's: take the mean over the seeds": last[0],
+        "the loss is the mean over all looks: take the last": validation.mean(),
     }
-    if _same(parts, rise + fall):
-        return
-    for sentence, (wrong_rise, wrong_fall) in sentences.items():
-        told = [
-            not _same(wrong, sound) and _same(written, wrong)
-            for written, wrong, sound in [(parts[:warmup], wrong_rise, rise), (parts[warmup:], wrong_fall, fall)]
-        ]
-        assert not any(told), sentence
-    step = next(i for i in range(steps) if not math.isclose(parts[i], (rise + fall)[i], abs_tol=1e-6))
-    raise AssertionError(
-        f"steps {steps}, warmup {warmup}: step {step} has {parts[step]:.4g}, it should have {(rise + fall)[step]:.4g}"
-    )
-
-
-def _same(a: list[float], b: list[float]) -> bool:
-    return len(a) == len(b) and all(math.isclose(x, y, abs_tol=1e-6) for x, y in zip(a, b, strict=True))
+    gaps = {
+        "the gap is that of the held-out slice: take it where the loss is taken": before.max() - before.min(),
+        "the gap is the standard deviation: it is the largest minus the smallest": last.std(),
+        "the gap has the wrong sign: it is the largest minus the smallest": last.min() - last.max(),
+        "the gap is that of all looks: take the last of each seed": validation.max() - validation.min(),
+    }
+    for name, given, right_one, wrong in (
+        ("loss", loss, last.mean(), losses),
+        ("gap", gap, last.max() - last.min(), gaps),
+    ):
+        if abs(given - right_one) < 1e-4:
+            continue
+        for sentence, value in wrong.items():
+            assert abs(given - value) > 1e-4, sentence
+        raise AssertionError(f"the {name} is {given:.4f}: it must be {right_one:.4f}")
 
 
 # ---- the rotation --------------------------------------------------------------------------------------------------

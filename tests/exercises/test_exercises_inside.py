@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from minigpt.exercises.inside import check_distance, check_settled, check_without
+from minigpt.exercises.inside import check_distance, check_neighbors, check_settled, check_without
 
 
 def steps(T: int) -> torch.Tensor:
@@ -134,3 +134,49 @@ def hook_left(model: Any, heads: Any, idx: Any) -> Any:
 def test_wrong_without(message: str, wrong: Callable[..., Any]) -> None:
     with pytest.raises(AssertionError, match=message):
         check_without(wrong)
+
+
+def near(center=lambda t: t - t.mean(0), scale=lambda t: torch.nn.functional.normalize(t, dim=-1), own=-2.0, sign=1):
+    """The nearest rows, with one thing changed."""
+
+    def answer(table, row, n):
+        points = scale(center(table))
+        cosines = sign * points @ points[row]
+        cosines[row] = own
+        return cosines.topk(n).indices
+
+    return answer
+
+
+def by_distance(table, row, n):
+    return (table - table[row]).norm(dim=-1).index_fill(0, torch.tensor(row), torch.inf).topk(n, largest=False).indices
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ("its own first neighbor", near(own=2.0)),
+        ("the farthest come first", near(sign=-1)),
+        ("the mean of all rows is not taken away", near(center=lambda t: t)),
+        ("the lengths still count", near(scale=lambda t: t, own=-torch.inf)),
+        ("the lengths still count", near(center=lambda t: t, scale=lambda t: t, own=-torch.inf)),
+        ("sorted by the distance", by_distance),
+        ("not over each column", near(center=lambda t: t - t.mean(1, keepdim=True))),
+        ("but not in order", lambda *given: near()(*given).flip(0)),
+        (r"the shape is \(4,\): it must be \(3,\)", lambda table, row, n: near()(table, row, n + 1)),
+        ("return the ids", lambda table, row, n: near()(table, row, n).float()),
+        ("return one tensor", lambda *given: near()(*given).tolist()),
+        (r"at \(0,\) stands", lambda table, row, n: torch.zeros(n).long()),
+        ("changes a tensor it was given", lambda table, row, n: near()(table.sub_(1), row, n)),
+    ],
+)
+def test_wrong_neighbors(message, answer):
+    with pytest.raises(AssertionError, match=message):
+        check_neighbors(answer)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_neighbors_are_not_told_wrong_by_chance(seed, capsys):
+    torch.manual_seed(seed)
+    check_neighbors.__wrapped__(near())  # without what always draws the same numbers
+    assert "Right" in capsys.readouterr().out

@@ -5,57 +5,69 @@ import math
 import pytest
 import torch
 
-from minigpt import TrainConfig
-from minigpt.exercises.training_well import check_orthogonalize, check_rotate, check_schedule
+from minigpt.exercises.training_well import _recipes, check_orthogonalize, check_report, check_rotate
 from minigpt.modern import BASE, rotate
 from minigpt.muon import orthogonalize
-from minigpt.training import schedule
 
-# ---- the schedule --------------------------------------------------------------------------------------------------
+# ---- a loss to quote -----------------------------------------------------------------------------------------------
 
 
-def ramps(rise=lambda s, w: (s + 1) / (w + 1), fall=lambda s, n, w: (n - s) / (n - w)):
-    """A rise and a fall, one of which may be wrong."""
-    return lambda step, steps, warmup: rise(step, warmup) if step < warmup else fall(step, steps, warmup)
+def report(
+    choose=lambda held_out, validation: held_out[:, :, -1].mean(1),
+    quote=lambda held_out, validation: validation[:, -1].mean(),
+    gap=lambda held_out, validation: validation[:, -1].max() - validation[:, -1].min(),
+):
+    """A report with one thing changed: how it chooses, what it quotes, or what it calls the gap."""
+
+    def answer(held_out, validation):
+        chosen = choose(held_out, validation).argmin()
+        runs = held_out[chosen], validation[chosen]
+        return chosen, quote(*runs), gap(*runs)
+
+    return answer
 
 
 @pytest.mark.parametrize(
     ("message", "answer"),
     [
-        ("the first step changes nothing", ramps(rise=lambda s, w: s / w)),
-        ("starts at 0 and stops short", ramps(rise=lambda s, w: s / (w + 1))),
-        ("at the peak a step early", ramps(rise=lambda s, w: (s + 1) / w)),
-        ("the peak is never reached", ramps(fall=lambda s, n, w: 1 - s / n)),
-        ("the line ends too late", ramps(fall=lambda s, n, w: 1 - (s - w) / n)),
-        ("the last step has the rate 0", ramps(fall=lambda s, n, w: 1 - (s - w) / (n - 1 - w))),
-        ("half a cosine", ramps(fall=lambda s, n, w: 0.5 + 0.5 * math.cos(math.pi * (s - w) / (n - w)))),
-        ("never comes down", ramps(fall=lambda s, n, w: 1.0)),
-        ("the rise is missing", ramps(rise=lambda s, w: 1.0)),
-        ("there is no rise", lambda step, steps, warmup: 1 - step / steps),
-        ("it should have", lambda step, steps, warmup: 0.5),
-        (
-            r"returns nothing on \d+, \d+, \d+, but did before",
-            lambda *given: ramps()(*given) if given[0] != given[2] else None,
-        ),
-        ("one number, not str", lambda step, steps, warmup: "1"),
-        ("one number for one step", lambda step, steps, warmup: torch.ones(3)),
+        ("chosen on the validation text", report(choose=lambda h, v: v[:, :, -1].mean(1))),
+        ("chosen by the lowest look", report(choose=lambda h, v: h.amin(-1).mean(1))),
+        ("chosen by the lowest look", report(choose=lambda h, v: h.amin((1, 2)))),
+        ("chosen by the luckiest seed", report(choose=lambda h, v: h[:, :, -1].amin(1))),
+        ("chosen by the mean over all looks", report(choose=lambda h, v: h.mean((1, 2)))),
+        ("recipe 9 is chosen", lambda h, v: (9, 0.0, 0.0)),
+        ("the slice that chose", report(quote=lambda h, v: h[:, -1].mean())),
+        ("which flatters: take the last", report(quote=lambda h, v: v.amin(-1).mean())),
+        ("which flatters twice", report(quote=lambda h, v: v.min())),
+        ("the luckiest seed's", report(quote=lambda h, v: v[:, -1].min())),
+        ("one seed's", report(quote=lambda h, v: v[0, -1])),
+        ("the loss is the mean over all looks", report(quote=lambda h, v: v.mean())),
+        (r"the loss is 7.0000: it must be 1\.6", report(quote=lambda h, v: 7.0)),
+        ("that of the held-out slice", report(gap=lambda h, v: h[:, -1].max() - h[:, -1].min())),
+        ("the standard deviation", report(gap=lambda h, v: v[:, -1].std())),
+        ("the wrong sign", report(gap=lambda h, v: v[:, -1].min() - v[:, -1].max())),
+        ("that of all looks", report(gap=lambda h, v: v.max() - v.min())),
+        (r"the gap is 7.0000: it must be 0\.0", report(gap=lambda h, v: 7.0)),
+        ("return three numbers", lambda h, v: 1.0),
+        ("return three numbers", lambda h, v: (1, 2.0)),
+        ("no single number", lambda h, v: (0, v[0, :, -1], 0.0)),
+        ("no single number", lambda h, v: (0, "low", 0.0)),
+        ("no single number", lambda h, v: (0, math.nan, None)),
     ],
 )
-def test_wrong_schedule(message, answer):
+def test_wrong_report(message, answer):
     with pytest.raises(AssertionError, match=message):
-        check_schedule(answer)
+        check_report(answer)
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(200, 20), (50, 1)])
-def test_the_schedule_of_the_package_is_the_one_asked_for(steps, warmup):
-    config = TrainConfig(steps=steps, warmup_steps=warmup, decay="linear", final_rate=0.0)
-    for step in range(steps):
-        assert schedule(step, config) == pytest.approx(ramps()(step, steps, warmup))
-
-
-def test_a_tensor_is_a_number_too(capsys):
-    check_schedule(lambda step, steps, warmup: torch.tensor(ramps()(step, steps, warmup)))
-    assert "Right" in capsys.readouterr().out
+@pytest.mark.parametrize("seed", range(20))
+def test_every_way_to_choose_likes_a_recipe_of_its_own(seed):
+    """Whatever is drawn, so that the sentence told is the right one."""
+    torch.manual_seed(seed)
+    for seeds, looks in ((3, 6), (5, 4)):
+        h, v, likings = _recipes(seeds, looks)
+        scores = [h[:, :, -1].mean(1), v[:, :, -1].mean(1), h.amin(-1).mean(1), h[:, :, -1].amin(1), h.mean((1, 2))]
+        assert [score.argmin().item() for score in scores] == list(likings.values())
 
 
 # ---- the rotation --------------------------------------------------------------------------------------------------
