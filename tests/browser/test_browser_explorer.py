@@ -15,6 +15,7 @@ from minigpt import GPT, CharTokenizer, GPTConfig
 from minigpt.view.explorer import AttentionExplorer, attention_explorer
 
 pytestmark = pytest.mark.browser
+expect.set_options(timeout=60_000)
 
 TEXT = "ROMEO:\nHow now, my love? why is your cheek so pale? How chance t"
 HEAD = (
@@ -98,6 +99,7 @@ def test_weights_on_the_page_are_those_of_the_model(view: Any, big: AttentionExp
     box(view, 0).get_by_role("radio", name="layer 2, head 3").click()
     symbol(view, 0, 40).click()
     box(view, 0).locator("summary").click()
+    box(view, 0).locator("details tbody tr").nth(40).wait_for()
     cells = box(view, 0).locator("details tbody tr td:last-child").all_inner_texts()
     expected = (big.units[2, 3, 40, :41] / big.unit).tolist()
     assert [float(cell) for cell in cells] == pytest.approx(expected, abs=5.1e-4)
@@ -266,10 +268,11 @@ def test_touch(browser: Any, path: Path) -> None:
     page = context.new_page()
     page.goto(path.as_uri())
     symbol(page, 1, 2).tap()
+    expect(symbol(page, 1, 2)).to_have_attribute("aria-pressed", "true")
     assert readout(page, 1).startswith(r"query \u2028")
     symbol(page, 1, 3).tap()
+    expect(symbol(page, 1, 3)).to_have_attribute("aria-pressed", "true")
     assert readout(page, 1).startswith('query "')
-    assert symbol(page, 1, 3).get_attribute("aria-pressed") == "true"
     context.close()
 
 

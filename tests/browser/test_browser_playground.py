@@ -107,6 +107,7 @@ def same(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> N
 def test_one_model_comes_with_the_page_and_the_others_after_its_bars(page: Any, site: str) -> None:
     page.goto(f"{site}/{PAGE}")
     count = all_models(page)
+    page.wait_for_function("() => document.querySelector('.pg').dataset.first")
     later = page.evaluate(
         """() => performance.getEntriesByType('resource').filter(file => file.name.includes('/weights/'))
             .map(file => file.startTime > Math.min(3000, Number(document.querySelector('.pg').dataset.first)) - 1)"""
@@ -321,7 +322,8 @@ def test_keys_of_the_browser_are_left_to_it(play: Any) -> None:
 def test_a_model_that_arrives_takes_no_focus(page: Any, site: str) -> None:
     held: list[Any] = []
     page.route("**/weights/modern-coffee.js*", lambda route: held.append(route))
-    go(page, f"{site}/{PAGE}")
+    page.goto(f"{site}/{PAGE}", wait_until="commit")  # what is held may keep the page from being loaded
+    page.wait_for_function("() => document.querySelector('.pg')?.dataset.first")
     page.wait_for_function("() => document.querySelectorAll('#pg-model option').length >= 3")
     page.locator(".pg-bar").nth(1).focus()
     while not held:
@@ -367,6 +369,7 @@ def test_a_shared_text_survives_what_is_touched_before_its_model_arrives(page: A
 def test_a_link_to_a_place_on_the_page_leaves_the_playground_as_it_is(play: Any) -> None:
     settled(play, lambda: play.get_by_role("button", name="One symbol").click())
     written = text(play)
+    play.wait_for_function("() => location.hash.includes('text=')")  # stored a moment later, over any link's
     play.evaluate("() => document.querySelector('article a.headerlink').click()")
     play.wait_for_function("() => location.hash.length > 1 && document.getElementById(location.hash.slice(1))")
     play.wait_for_timeout(200)
@@ -652,7 +655,7 @@ def test_a_model_that_knows_fewer_symbols(play: Any, own: Path) -> None:
     assert "one of the models never saw" in message.inner_text()
     play.locator("#pg-with").select_option("")
     play.wait_for_function("() => document.querySelectorAll('.pg-column').length === 1")
-    assert text(play) == "Bru"
+    play.wait_for_function(f"() => ({TEXT})() === 'Bru'")
 
     play.get_by_label("Prompt").fill("JULIET:")
     play.get_by_role("button", name="Generate").click()
@@ -831,7 +834,7 @@ def test_by_keyboard_alone(play: Any) -> None:
     here = play.locator(".pg-text").get_attribute("aria-activedescendant")
     assert play.locator(f"#{here}").get_attribute("aria-selected") == "true"
     play.wait_for_function("() => document.querySelector('.pg [role=status]').textContent.startsWith('O, surprise')")
-    play.keyboard.press("Escape")
+    settled(play, lambda: play.keyboard.press("Escape"))
     assert play.locator(".pg-text [aria-selected=true]").count() == 0
     play.keyboard.press("Tab")
     assert play.evaluate("() => document.activeElement.classList.contains('pg-bar')")
@@ -857,6 +860,7 @@ def test_axe_finds_nothing_while_it_is_used(play: Any, site: str) -> None:
         f"{site}/{PAGE}#with=bigram&off=0.1&t=0.8&k=5&text=sold+betters+of+his+love%2C+and+all+the+rest+of+the+kingly+house+is+gone",
     )
     play.wait_for_function("() => document.querySelectorAll('.pg-column').length === 2")
+    play.wait_for_function("() => [...document.querySelectorAll('.pg-bar, .pg-strip')].every(each => each.ariaLabel)")
     drop(play, "picture.png", b"\x89PNG\r\n\x1a\n and more")
     play.locator(".pg-message", has_text="picture.png").wait_for()
     found = []

@@ -62,9 +62,12 @@ class Watch:
 
 
 def settle(page: Any) -> None:
-    """Wait until mathematics is typeset."""
+    """Wait until mathematics is typeset, and the playground has drawn its model."""
     page.wait_for_load_state("load")
     page.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+    page.wait_for_function(
+        "() => { const pg = document.querySelector('.pg[data-models]'); return !pg || pg.dataset.first; }"
+    )
 
 
 @each_page
