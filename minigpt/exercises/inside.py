@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from minigpt.exercises import attempt, check, compare, must_be, right
 from minigpt.gpt import GPT, GPTConfig
@@ -151,30 +152,26 @@ def check_neighbors(neighbors: Callable[[Tensor, int, int], Tensor]) -> None:
         must_be(given, (n,), "the ids of the neighbors")
         whole = not given.is_floating_point()
         assert whole, f"the result holds {given.dtype}: return the ids, whole numbers; topk gives both"
-        centered = table - table.mean(0)
-        unit, raw = torch.nn.functional.normalize(centered, dim=-1), torch.nn.functional.normalize(table, dim=-1)
-
-        def ranked(scores: Tensor, row: int = row, n: int = n) -> Tensor:
-            return scores.index_fill(0, torch.tensor(row), float("-inf")).topk(n).indices
-
-        expected = ranked(unit @ unit[row])
+        centered, across = table - table.mean(0), table - table.mean(1, keepdim=True)
+        expected = _nearest(normalize(centered), row, n)
         same = set(given.tolist()) == set(expected.tolist())
         known = {
             "the row is its own first neighbor: leave it out": torch.cat([torch.tensor([row]), expected[:-1]]),
-            "the farthest come first: take the largest cosines": ranked(-(unit @ unit[row])),
-            "the mean of all rows is not taken away": ranked(raw @ raw[row]),
-            "the lengths still count: make every row as long as 1": ranked(centered @ centered[row]),
-            "sorted by the distance between the points: here the direction alone counts": ranked(
-                -(centered - centered[row]).norm(dim=-1)
+            "the farthest come first: take the largest cosines": _nearest(normalize(centered), row, n, sign=-1),
+            "the mean of all rows is not taken away": _nearest(normalize(table), row, n),
+            "the mean over each row is taken away, not over each column": _nearest(normalize(across), row, n),
+            "the lengths still count: make every row as long as 1": _nearest(centered, row, n),
+            "sorted by the distance between the points: here the direction alone counts": (
+                torch.cdist(table, table).fill_diagonal_(float("inf"))[row].topk(n, largest=False).indices
             ),
-            "the mean over each row is taken away, not over each column": ranked(_cosines(table, row)),
             "these are the neighbors, but not in order: the nearest first": given if same else None,
         }
         compare(given, expected, known)
     right("the same direction, whatever the length, and nobody is a neighbor of itself.")
 
 
-def _cosines(table: Tensor, row: int) -> Tensor:
-    """The cosines with one row, after the wrong mean is taken away."""
-    unit = torch.nn.functional.normalize(table - table.mean(1, keepdim=True), dim=-1)
-    return unit @ unit[row]
+def _nearest(points: Tensor, row: int, n: int, sign: int = 1) -> Tensor:
+    """The ids of the n other rows with the largest product with this one, or with `sign` -1 the smallest."""
+    products = sign * points @ points[row]
+    products[row] = float("-inf")
+    return products.topk(n).indices

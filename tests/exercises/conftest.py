@@ -70,6 +70,19 @@ def chapter_8() -> dict[str, Any]:
 
 
 @pytest.fixture
+def right_by_chance(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """`right_by_chance(check, answer)`: is it told right on twenty other draws than the check's own?"""
+
+    def confirm(check: Any, answer: Callable[..., Any]) -> None:
+        for seed in range(20):
+            torch.manual_seed(seed)
+            check.__wrapped__(answer)  # without what always draws the same numbers
+            assert "Right" in capsys.readouterr().out
+
+    return confirm
+
+
+@pytest.fixture
 def solve() -> Callable[..., dict[str, Any]]:
     """`solve('ex-01-1', train_ids=...)`: run an exercise's stub and check, then its solution; return all names.
 
