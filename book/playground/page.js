@@ -559,7 +559,7 @@ function change(changed) {
 
 function arrange() { // as many columns as models are chosen and here
   choose.value = state.model;
-  against.value = state.with;
+  against.value = models.has(state.with) || expected.has(state.with) ? state.with : "";
   const wanted = [state.model, state.with].filter((key) => models.has(key));
   while (columns.length > wanted.length) columns.pop();
   while (columns.length < wanted.length) columns.push(new Column(columns.length ? "second" : "first"));

@@ -741,6 +741,7 @@ def test_weights_that_are_something_else_are_told(page: Any, site: str) -> None:
     held[0].continue_()
     page.locator(".pg-title", has_text="gpt-laptop").wait_for()
     assert told.is_visible(), "the model that came took the sentence away"
+    assert page.locator("#pg-with").evaluate("select => select.selectedOptions[0]?.text") == "no other model"
     page.get_by_label("Prompt").fill("#")
     page.get_by_role("button", name="Remove it").click()
     assert told.is_visible(), "what had to be mended first took the sentence away"

@@ -199,6 +199,21 @@ def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
     page.get_by_role("button", name="Pause").click()
 
 
+def test_the_arrow_of_a_fold_stays_in_its_title(page: Any, site: str) -> None:
+    """On a telephone a title takes two lines: below it, the arrow would lie on the first line of an open solution."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{site}/notebooks/08_inside.html")
+    page.locator(".solution .toggle-button").first.wait_for()
+    below = page.evaluate(
+        """() => [...document.querySelectorAll('.solution > .admonition-title')].map(title => {
+            const [arrow, whole] = [title.querySelector('.toggle-button'), title].map(e => e.getBoundingClientRect());
+            return arrow.bottom - whole.bottom;
+        })"""
+    )
+    assert len(below) >= 4
+    assert max(below) <= 0, below
+
+
 def test_search_finds_residual(page: Any, site: str) -> None:
     page.goto(f"{site}/search.html?q=residual")
     page.wait_for_selector("#search-results li a")
