@@ -181,7 +181,8 @@ class Landing(SphinxDirective):
             f'<div class="reader-line" role="img" aria-label="{html.escape(data["alt"])}">{symbols}</div>'
             '<div class="reader-controls"></div>'
             '<ol class="reader-next" aria-label="What the model expects next"></ol>'  # filled by reader.js
-            f"<figcaption>{html.escape(data['caption'])}</figcaption>"
+            f"<figcaption>{html.escape(data['caption'])} "
+            f'<span class="pst-js-only">{html.escape(data["shading"])}</span></figcaption>'
             f'<script type="application/json">{payload}</script></figure>'
         )
 

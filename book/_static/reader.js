@@ -23,6 +23,7 @@
     const bytes = Uint8Array.from(atob(data.weights), (c) => c.charCodeAt(0));
     const line = figure.querySelector(".reader-line");
     const symbols = [...line.children];
+    line.setAttribute("aria-label", line.getAttribute("aria-label") + "; each symbol is shaded by the weight with which the model reads it.");
     const next = figure.querySelector(".reader-next");
     const controls = figure.querySelector(".reader-controls");
     const triangle = (data.length * (data.length + 1)) / 2;

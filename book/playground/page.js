@@ -7,10 +7,11 @@ const root = document.querySelector(".pg[data-models]");
 const DEFAULT = { prompt: "JULIET:\nO Romeo, ", text: "", model: "gpt-laptop", with: "", t: 0.8, k: 0, p: 1, seed: 1, off: "", off2: "" };
 const STEPS = 240; // symbols for one press of Generate
 const BARS = 10;
+const LONGEST = 5000; // symbols of a prompt: each is drawn, and all of it stands in the address
 const MARK = "The mark is the model’s own probability: temperature 1, nothing cut, every head on.";
 const state = { ...DEFAULT };
 const models = new Map(); // key -> { key, label, model, tokenizer, facts }
-let notice = "", columns = [], colour = "surprise", running = null, saving = null;
+let notice = "", mend = null, columns = [], colour = "surprise", running = null, saving = null;
 
 // ---- small helpers -------------------------------------------------------------------------------------------------
 
@@ -26,6 +27,8 @@ function make(tag, attributes = {}, ...children) {
 
 const { sign, named, shade } = self.symbols;
 const percent = (p) => (p === 0 ? "–" : p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+const visible = (symbol) => (sign(symbol) === symbol && /[\p{C}\p{Z}]/u.test(symbol) // a no-break space, for one, is pasted unseen
+  ? `U+${symbol.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}` : `“${sign(symbol)}”`);
 const count = (n) => n.toLocaleString("en");
 const channel = new MessageChannel();
 let waiting = [];
@@ -37,7 +40,7 @@ const breathe = () => new Promise((go) => { waiting.push(go); channel.port2.post
 class Column {
   constructor(name) {
     Object.assign(this, { name, entry: null, off: new Set(), ids: [], written: 0, surprise: [], selected: null, head: null });
-    Object.assign(this, { job: 0, shown: 0, edge: 0, logits: null, weights: [], own: null });
+    Object.assign(this, { job: 0, shown: 0, edge: 0, seeking: null, logits: null, weights: [], own: null });
     this.title = make("h2", { class: "pg-title" });
     this.about = make("p", { class: "pg-about" });
     this.line = make("div", { class: "pg-text", role: "listbox", tabindex: "0" });
@@ -124,9 +127,10 @@ class Column {
   }
 
   async look() {
-    const ids = this.ids.slice(0, this.place() + 1);
+    const ids = (this.seeking = this.ids.slice(0, this.place() + 1));
     if (!(await this.finish(this.looking, ids))) return false;
     if (this.intact && !(await this.finish(this.intact, ids))) return false;
+    if (this.seeking !== ids) return false; // another place was chosen while the intact model read
     this.logits = this.looking.logits.at(-1);
     this.weights = this.looking.position.weights;
     this.own = minigpt.next_probabilities(this.intact ? this.intact.logits.at(-1) : this.logits);
@@ -347,9 +351,9 @@ class Column {
     if (on) this.off.delete(head);
     else this.off.add(head);
     this.forget();
-    const before = this.adjusted;
-    this.update().then(() => {
-      if (!before || this.adjusted === before) return; // or something newer has begun
+    const before = this.logits && this.adjusted; // nothing of this model is drawn before its first reading ends
+    this.update().then((seen) => {
+      if (!seen || !before) return;
       const change = this.adjusted.reduce((sum, p, i) => sum + Math.abs(p - before[i]), 0) / 2;
       say(`Head ${head} ${on ? "on" : "off"}: ${change ? percent(change) : "nothing"} of the probability moved. ${this.expectation()}`);
     }).catch(fault);
@@ -417,7 +421,7 @@ const seed = make("input", { type: "number", id: "pg-seed", min: "0", max: "9999
 } });
 
 function slider(label, min, max, step, tell) {
-  const id = `pg-${label.toLowerCase()}`, output = make("output", { for: id });
+  const id = `pg-${label.toLowerCase()}`, output = make("output", { for: id, role: "presentation" }); // the range itself says its value
   const input = make("input", { type: "range", id, min, max, step });
   const show = () => {
     output.textContent = tell(Number(input.value), input);
@@ -425,9 +429,9 @@ function slider(label, min, max, step, tell) {
   };
   input.addEventListener("input", () => {
     show();
-    state.t = Number(sliders.t.input.value);
-    state.k = Number(sliders.k.input.value) >= Number(sliders.k.input.max) ? 0 : Number(sliders.k.input.value);
-    state.p = Number(sliders.p.input.value);
+    if (input === sliders.t.input) state.t = Number(input.value); // what was not moved stays as the address gave it
+    if (input === sliders.k.input) state.k = Number(input.value) >= Number(input.max) ? 0 : Number(input.value);
+    if (input === sliders.p.input) state.p = Number(input.value);
     for (const column of columns) column.drawBars();
     save();
   });
@@ -450,7 +454,9 @@ function say(sentence) {
 }
 
 function tell(sentence, ...buttons) {
-  message.replaceChildren(...(sentence ? [make("p", {}, sentence), ...buttons] : []));
+  const parts = sentence ? [make("p", {}, sentence), ...buttons] : [], said = [...message.children];
+  if (parts.length === said.length && parts.every((part, i) => part.textContent === said[i].textContent)) return; // once is enough
+  message.replaceChildren(...parts);
 }
 
 function remark(sentence) { // it stays when a model arrives, and waits behind what must be mended first
@@ -497,12 +503,15 @@ async function start(n) {
   if (n > 1 && !replaced()) status.textContent = pace(done, began);
   if (running === mine) stop();
   else if (running) return; // Generate was pressed again before this one had ended
-  const read = await Promise.all(columns.map((column) => column.update())).then(() => true, fault);
+  const seen = await Promise.all(columns.map((column) => column.update())).catch(fault);
   if (!running) grid.removeAttribute("aria-busy");
-  if (!read || replaced()) return;
-  say(n === 1 ? `${named(columns[0].symbol(columns[0].ids.length - 1))} written. ${columns[0].expectation()}`
-    : `${done} symbols written, ending: ${columns[0].entry.tokenizer.decode(columns[0].ids.slice(-60))}`);
+  if (!seen || replaced()) return;
   save();
+  if (!seen.every(Boolean)) return; // something newer has begun, and speaks for itself
+  const [first] = columns;
+  if (n > 1) say(`${done} symbols written, ending: ${first.entry.tokenizer.decode(first.ids.slice(-60))}`);
+  else if (first.selected === null) say(`${named(first.symbol(first.ids.length - 1))} written. ${first.expectation()}`);
+  else say(`${first.describe(first.selected)}. ${first.expectation()}`); // chosen while it was read
 }
 
 function stop() {
@@ -518,15 +527,18 @@ function restart(text = "") { // every column reads the prompt anew
     for (const symbol of state.prompt + text) if (!column.entry.tokenizer.id_of.has(symbol)) unknown.add(symbol);
   }
   const inPrompt = Array.from(state.prompt).some((symbol) => unknown.has(symbol));
-  prompt.setAttribute("aria-invalid", String(inPrompt || !state.prompt));
-  generate.disabled = one.disabled = grid.inert = unknown.size > 0 || !state.prompt;
-  if (!state.prompt) return tell("The prompt is empty: give the model at least one symbol to continue.");
+  const { length } = state.prompt, fits = length > 0 && length <= LONGEST;
+  prompt.setAttribute("aria-invalid", String(inPrompt || !fits));
+  generate.disabled = one.disabled = grid.inert = unknown.size > 0 || !fits;
+  if (length > LONGEST) return tell(`The prompt has ${count(length)} symbols, and this page reads up to ${count(LONGEST)}: shorten it.`);
+  if (!length) return tell("The prompt is empty: give the model at least one symbol to continue.");
   if (unknown.size) {
-    const list = Array.from(unknown, (symbol) => `“${sign(symbol)}”`).slice(0, 8).join(", ");
+    const list = Array.from(unknown, visible).slice(0, 8).join(", ");
     const who = columns.length > 1 ? "one of the models" : "this model";
     const [what, it] = unknown.size === 1 ? ["a symbol", "it"] : ["symbols", "them"];
+    mend = () => known(unknown, text);
     return tell(`The ${inPrompt ? "prompt" : "text"} has ${what} that ${who} never saw: ${list}. It has no number for ${it}.`,
-      make("button", { type: "button", onclick: () => known(unknown, text) }, `Remove ${it}`));
+      make("button", { type: "button", onclick: () => mend() }, `Remove ${it}`));
   }
   tell(notice);
   status.textContent = "";
@@ -567,10 +579,10 @@ function arrange() { // as many columns as models are chosen and here
   const whereabouts = expected.has(state.model) ? "is on its way: up to 5 MB, once." : "is not here.";
   const awaited = make("p", { class: "pg-wait" }, `${state.model} ${whereabouts}`);
   const now = columns.length ? columns.map((column) => column.element) : [awaited];
-  const same = now.length === grid.children.length && now.every((element, i) => element === grid.children[i]);
-  if (!same) grid.replaceChildren(...now); // what stays in its place keeps focus and scrolling
+  for (const element of [...grid.children]) if (!now.includes(element)) element.remove();
+  now.forEach((element, i) => { if (element !== grid.children[i]) grid.append(element); }); // what stays keeps focus and scrolling
   grid.classList.toggle("two", columns.length > 1);
-  const most = Math.max(2, ...columns.map((column) => column.entry.tokenizer.vocab_size));
+  const most = Math.max(2, ...(columns.length ? columns.map((column) => column.entry.tokenizer.vocab_size) : [65, state.k + 1]));
   sliders.k.input.max = String(most);
   sliders.k.input.value = String(state.k || most);
   sliders.k.show();
@@ -602,8 +614,8 @@ function freeName(name, loaded) { // two runs both call their model model.safete
 
 async function open(chosen) { // a file of the reader's own; it never leaves this page
   stop();
-  const reason = generate.disabled ? [...message.children] : []; // why nothing can be written stays said
-  tell("");
+  for (const old of message.querySelectorAll("[data-file]")) old.remove();
+  if (!generate.disabled) tell(""); // else why nothing can be written stays said
   try {
     if (chosen.size > 500_000_000) {
       throw new checkpoint.CheckpointError(`${chosen.name} has ${count(chosen.size)} bytes: this page reads up to 500 MB`);
@@ -616,8 +628,10 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
     else change({ model: key, off: "" });
     say(`${label} is open: ${columns.find(({ entry }) => entry.key === key).about.textContent}`);
   } catch (error) {
-    tell(error instanceof checkpoint.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`);
-    message.append(...reason);
+    const sentence = error instanceof checkpoint.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`;
+    if (!generate.disabled) tell("");
+    message.prepend(make("p", { "data-file": true }, sentence));
+    if ([state.model, state.with].some((key) => expected.has(key))) notice = [notice, sentence].filter(Boolean).join(" "); // it outlasts their arrival
   }
 }
 
@@ -635,6 +649,7 @@ function flush() { // what is written and not in the address yet, before somethi
 }
 
 function address(how) {
+  if (state.prompt.length > LONGEST) return;
   state.text = Array.from(writtenText()).slice(0, 1500).join("");
   if (!state.with) state.off2 = "";
   columns.forEach((column, i) => { state[nameOf(column, i)] = [...column.off].join(" "); });
@@ -734,6 +749,9 @@ function build() {
     root.classList.remove("over");
     if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
   });
+  document.addEventListener("click", (event) => { // before a link to a place on this page acts: an edit belongs to the address it was made at
+    if (event.target.closest("a[href]")) flush();
+  }, true);
   addEventListener("popstate", () => { // a link to a place on this page is no state
     if (!document.getElementById(location.hash.slice(1))) show();
   });

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from minigpt import CharTokenizer, evaluate, generate, load_model, load_text, split
-from minigpt.run.checkpoint import load_facts
+from minigpt.run.checkpoint import load_facts, write_bytes
 from minigpt.view.explorer import visible
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,15 +161,16 @@ def main() -> None:
     record["software"] = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, on the CPU"
     landing = {
         "line": line,
-        "alt": "A line of a play; each symbol is shaded by the weight with which the model reads it.",
-        "caption": "A small GPT, trained as in chapter 7, reads a line it has never seen. Shaded: the symbols that one "
-        "of its heads reads to predict what comes next. Move along the line, or change the head.",
+        "alt": "A line of a play",
+        "caption": "A small GPT, trained as in chapter 7, reads a line it has never seen.",
+        "shading": "Shaded: the symbols that one of its heads reads to predict what comes next. Move along the line, "
+        "or change the head.",
         "reading": data,
         "samples": samples,
         "record": record,
     }
-    (ROOT / "book" / "landing.json").write_text(json.dumps(landing, ensure_ascii=False, indent=1) + "\n", "utf8")
-    (STATIC / "attention.svg").write_text(attention_svg(weights[layer, head, :42, :42], cut, alt), "utf8")
+    write_bytes(ROOT / "book" / "landing.json", (json.dumps(landing, ensure_ascii=False, indent=1) + "\n").encode())
+    write_bytes(STATIC / "attention.svg", attention_svg(weights[layer, head, :42, :42], cut, alt).encode())
     social_png(weights[layer, head], STATIC / "social.png")
     print(f"layer {layer}, head {head}; wrote book/landing.json, attention.svg and social.png")
 

@@ -243,7 +243,7 @@
     function say() {
       clearTimeout(speaking);
       speaking = setTimeout(() => {
-        const looks = best(3).map(([w, k]) => spoken(k) + ", " + distance(query, k) + ", " + w.toFixed(2));
+        const looks = best(3).filter(([w], i) => !i || w >= 0.005).map(([w, k]) => spoken(k) + ", " + distance(query, k) + ", " + w.toFixed(2));
         const guesses = data.next.length ? " Expected next: " + data.next[query].slice(0, 3)
           .map(([label, p]) => (SPOKEN[label] || label) + ", " + percent(p)).join("; ") + "." : "";
         live.textContent = other !== null && other !== query

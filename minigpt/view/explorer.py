@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from minigpt.bigram import LanguageModel
 from minigpt.gpt import evaluating
+from minigpt.run.checkpoint import write_bytes
 from minigpt.text import CharTokenizer
 
 BYTE, TWO_BYTES = 255, 65535  # a weight is stored as a whole number of 255ths, or of 65535ths where there are few
@@ -99,7 +100,7 @@ class AttentionExplorer:
         head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
         body = f"<main><h1>{title}</h1>{self._repr_html_()}</main>"
         page = f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
-        Path(path).write_text(page, "utf8")
+        write_bytes(Path(path), page.encode())
 
     def _data(self) -> str:
         """What the script needs, as JSON that can stand inside a <script>."""

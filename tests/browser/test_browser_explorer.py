@@ -255,6 +255,8 @@ def test_changes_are_spoken(view: Any) -> None:
     live = box(view, 0).locator("[role=status]")
     expect(live).to_have_text(re.compile(r"^layer 0, head 0\. space, symbol 10 looks at: .*Expected next: "))
     assert symbol(view, 0, 10).get_attribute("aria-label") == "space, symbol 10"
+    symbol(view, 0, 0).focus()  # it can see nothing but itself: what has no weight is not said
+    expect(live).to_have_text(re.compile(r"^layer 0, head 0\. \S+, symbol 0 looks at: \S+, itself, 1\.00\. "))
     box(view, 0).get_by_role("radio", name="layer 1, head 2").click()
     expect(live).to_have_text(re.compile(r"^layer 1, head 2\. "))
     symbol(view, 1, 3).press("Enter")

@@ -319,10 +319,12 @@ def test_keys_of_the_browser_are_left_to_it(play: Any) -> None:
     assert play.locator(".pg-text [aria-selected=true]").count() == 1
 
 
-def test_a_model_that_arrives_takes_no_focus(page: Any, site: str) -> None:
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_model_that_arrives_takes_no_focus(page: Any, site: str, columns: int) -> None:
     held: list[Any] = []
     page.route("**/weights/modern-coffee.js*", lambda route: held.append(route))
-    page.goto(f"{site}/{PAGE}", wait_until="commit")  # what is held may keep the page from being loaded
+    address = f"{site}/{PAGE}" + ("#with=modern-coffee" if columns == 2 else "")
+    page.goto(address, wait_until="commit")  # what is held may keep the page from being loaded
     page.wait_for_function("() => document.querySelector('.pg')?.dataset.first")
     page.wait_for_function("() => document.querySelectorAll('#pg-model option').length >= 3")
     page.locator(".pg-bar").nth(1).focus()
@@ -332,6 +334,7 @@ def test_a_model_that_arrives_takes_no_focus(page: Any, site: str) -> None:
     page.wait_for_function(
         "() => [...document.querySelectorAll('#pg-model option')].some(o => o.value === 'modern-coffee')"
     )
+    assert page.locator(".pg-column").count() == columns
     assert page.evaluate("() => [...document.querySelectorAll('.pg-bar')].indexOf(document.activeElement)") == 1
 
 
@@ -355,10 +358,14 @@ def test_a_first_model_that_cannot_be_loaded_is_named_too(page: Any, site: str) 
 def test_a_shared_text_survives_what_is_touched_before_its_model_arrives(page: Any, site: str) -> None:
     held: list[Any] = []
     page.route("**/weights/gpt-laptop.js*", lambda route: held.append(route))
-    page.goto(f"{site}/{PAGE}#text=WHERE+ART+THOU", wait_until="commit")
+    page.goto(f"{site}/{PAGE}#text=WHERE+ART+THOU&t=0.82&k=7", wait_until="commit")
     page.locator("#pg-seed").fill("7")
     page.wait_for_function("() => location.hash.includes('seed=7')")
-    assert "text=WHERE+ART+THOU" in page.evaluate("() => location.hash")
+    assert page.locator("output[for=pg-top-k]").inner_text() == "the best 7"
+    page.locator("#pg-top-p").press("ArrowLeft")
+    page.wait_for_function("() => location.hash.includes('p=0.95')")
+    for given in ("text=WHERE+ART+THOU", "t=0.82", "k=7"):  # also what its slider has no step for
+        assert given in page.evaluate("() => location.hash")
     while not held:
         page.wait_for_timeout(50)
     held.pop().continue_()
@@ -374,6 +381,22 @@ def test_a_link_to_a_place_on_the_page_leaves_the_playground_as_it_is(play: Any)
     play.wait_for_function("() => location.hash.length > 1 && document.getElementById(location.hash.slice(1))")
     play.wait_for_timeout(200)
     assert text(play) == written != PROMPT
+
+
+def test_a_link_followed_right_after_an_edit_loses_neither(play: Any) -> None:
+    play.evaluate(
+        """() => {
+            const prompt = document.getElementById('pg-prompt');
+            prompt.value = 'Nay';
+            prompt.dispatchEvent(new Event('input', { bubbles: true }));
+            document.querySelector('article a.headerlink').click();
+        }"""
+    )
+    play.wait_for_timeout(400)  # an edit is stored after a quarter of a second
+    assert play.evaluate("() => Boolean(document.getElementById(location.hash.slice(1)))")
+    play.go_back()
+    play.wait_for_function("() => location.hash.includes('prompt=Nay')")
+    assert play.get_by_label("Prompt").input_value() == text(play) == "Nay"
 
 
 def test_a_shared_comparison_finds_its_heads_whichever_model_arrives_first(page: Any, site: str) -> None:
@@ -643,9 +666,11 @@ def test_a_model_that_knows_fewer_symbols(play: Any, own: Path) -> None:
     message = play.locator(".pg-message")
     drop(play, own.name, own.read_bytes())
     play.locator(".pg-title", has_text="mine.safetensors").wait_for()
-    drop(play, "picture.png", b"\x89PNG\r\n\x1a\n and more")
-    play.locator(".pg-message", has_text="picture.png").wait_for()
-    assert "The prompt has symbols" in message.inner_text()
+    for name in ("photo.png", "picture.png"):
+        drop(play, name, b"\x89PNG\r\n\x1a\n and more")
+        play.locator(".pg-message", has_text=name).wait_for()
+        assert message.inner_text().count("The prompt has symbols") == 1
+    assert "photo.png" not in message.inner_text()
     settled(play, lambda: play.get_by_role("button", name="Remove them").click())
 
     play.locator("#pg-model").select_option("gpt-laptop")
@@ -747,6 +772,92 @@ def test_weights_that_are_something_else_are_told(page: Any, site: str) -> None:
     assert told.is_visible(), "what had to be mended first took the sentence away"
 
 
+def test_a_refused_file_stays_told_when_the_first_model_arrives(page: Any, site: str) -> None:
+    page.set_default_timeout(SLOW)
+    held: list[Any] = []
+    page.route("**/weights/gpt-laptop.js*", lambda route: held.append(route))
+    page.goto(f"{site}/{PAGE}", wait_until="commit")
+    page.locator(".pg-wait").wait_for()
+    drop(page, "picture.png", b"\x89PNG\r\n\x1a\n and more")
+    told = page.locator(".pg-message", has_text="picture.png is not a safetensors file")
+    told.wait_for()
+    held[0].continue_()
+    page.locator(".pg-title", has_text="gpt-laptop").wait_for()
+    assert told.is_visible()
+
+
+def test_a_symbol_chosen_while_every_head_is_read_again(play: Any) -> None:
+    """With a head off two readers look at a place; the second of an older place ends while the first reads a newer."""
+    all_models(play)
+    play.locator("#pg-model").select_option("modern-coffee")
+    play.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 8)
+    play.wait_for_function("() => document.querySelector('.pg-text span:nth-child(344)')?.title.includes('bits')")
+    settled(play, lambda: play.get_by_label("Layer 0, head 2 is on").uncheck())
+    play.wait_for_timeout(1000)
+    said, shades = play.evaluate(
+        """async () => {
+            const said = [], live = document.querySelector('.pg [aria-live]'), seen = [];
+            new MutationObserver(() => said.push(live.textContent)).observe(live, { childList: true });
+            const spans = document.querySelectorAll('.pg-text span'), read = minigpt.Reading.prototype.read;
+            minigpt.Reading.prototype.read = function* (ids) {
+                const intact = !this.position.off.size;
+                if (intact) minigpt.Reading.prototype.read = read;
+                let done = 0;
+                for (const logits of read.call(this, ids)) {
+                    if (intact && ++done === 100) setTimeout(() => spans[320].click()); // what is left ends first
+                    yield logits;
+                }
+            };
+            new MutationObserver(() => seen.push(...[...spans].map(s => s.style.getPropertyValue('--shade'))))
+                .observe(spans[0].parentElement, { attributes: true, subtree: true, attributeFilter: ['style'] });
+            spans[290].click();
+            const awaited = () => said.some((sentence) => sentence.startsWith(spans[320].ariaLabel));
+            while (!awaited()) await new Promise((done) => setTimeout(done, 100));
+            return [said, [...new Set(seen)]];
+        }"""
+    )
+    assert "NaN" not in shades
+    assert len(said) == 1, said
+
+
+def test_a_symbol_chosen_while_one_is_written_is_the_one_described(play: Any) -> None:
+    all_models(play)
+    play.locator("#pg-model").select_option("modern-coffee")
+    play.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 8)
+    play.wait_for_function("() => document.querySelector('.pg-text span:nth-child(344)')?.title.includes('bits')")
+    said = play.evaluate(
+        """async () => {
+            const said = [], live = document.querySelector('.pg [aria-live]');
+            new MutationObserver(() => said.push(live.textContent)).observe(live, { childList: true });
+            [...document.querySelectorAll('.pg button')].find(b => b.textContent === 'One symbol').click();
+            await new Promise((done) => setTimeout(done, 30));
+            document.querySelectorAll('.pg-text span')[300].click();
+            const busy = () => !said.length || document.querySelector('[aria-busy]');
+            while (busy()) await new Promise((done) => setTimeout(done, 100));
+            await new Promise((done) => setTimeout(done, 300));
+            return said;
+        }"""
+    )
+    assert said[-1].startswith(play.locator(".pg-text span").nth(300).get_attribute("aria-label")), said
+    assert not any("written" in sentence for sentence in said), said
+
+
+def test_a_head_of_a_model_not_read_yet_is_compared_with_no_other(play: Any) -> None:
+    all_models(play)
+    play.evaluate(
+        """() => {
+            const choose = document.getElementById('pg-model');
+            choose.value = 'modern-coffee';
+            choose.dispatchEvent(new Event('change', { bubbles: true }));
+            document.querySelector('.pg-heads input').click();
+        }"""
+    )
+    play.wait_for_timeout(1000)
+    assert "of the probability moved" not in play.locator(".pg [aria-live]").first.inner_text()
+    settled(play, lambda: play.get_by_label("Layer 1, head 2 is on").uncheck())
+    play.locator(".pg [aria-live]", has_text="of the probability moved").wait_for(state="attached")
+
+
 def test_what_is_superseded_is_not_spoken(play: Any) -> None:
     """Past the context each look takes a while: nothing is said of a symbol that was left before its end."""
     all_models(play)
@@ -812,11 +923,40 @@ def test_an_unknown_symbol(play: Any) -> None:
     assert "“ö”" in message.inner_text()
     assert "“7”" in message.inner_text()
     assert play.get_by_role("button", name="One symbol").is_disabled()
+    play.evaluate(
+        """() => {
+            self.told = 0;
+            new MutationObserver(() => self.told++).observe(document.querySelector('.pg-message'), { childList: true });
+        }"""
+    )
+    play.get_by_label("Prompt").press_sequentially(" ab")
+    assert play.evaluate("() => self.told") == 0, "an alert that is written anew is spoken anew"
+    play.get_by_role("button", name="Remove them").click()
+    assert play.get_by_label("Prompt").input_value() == "Mge  ab"
+    play.get_by_label("Prompt").fill("O\u00a0Romeo")  # as it is copied from many a page
+    assert "U+00A0" in message.inner_text()
     play.get_by_label("Prompt").fill("")
     assert "empty" in message.inner_text()
     settled(play, lambda: play.get_by_label("Prompt").fill("Moge"))
     assert message.inner_text() == ""
     assert text(play) == "Moge"
+
+
+def test_a_book_for_a_prompt_is_refused(play: Any, site: str) -> None:
+    """Each symbol of a prompt is drawn and stands in the address: a million of them would stop the page."""
+    message, address = play.locator(".pg-message"), play.evaluate("() => location.href")
+    play.get_by_label("Prompt").fill("a" * 20_000)
+    assert message.inner_text() == "The prompt has 20,000 symbols, and this page reads up to 5,000: shorten it."
+    assert play.get_by_role("button", name="One symbol").is_disabled()
+    play.wait_for_timeout(400)
+    assert play.evaluate("() => location.href") == address
+    settled(play, lambda: play.get_by_label("Prompt").fill("a" * 50))
+    assert text(play) == "a" * 50
+    assert message.inner_text() == ""
+    play.goto("about:blank")
+    play.goto(f"{site}/{PAGE}#prompt=" + "a" * 20_000)
+    play.locator(".pg-message", has_text="20,000 symbols").wait_for()
+    assert play.locator(".pg-text span").count() == 0
 
 
 # ---- for everyone --------------------------------------------------------------------------------------------------

@@ -169,6 +169,8 @@ def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
     shades = "() => [...document.querySelectorAll('.reader-line span')].map(s => s.style.getPropertyValue('--shade'))"
     here = "() => [...document.querySelectorAll('.reader-line span')].findIndex(s => s.className.includes('here'))"
     place, before = page.evaluate(here), page.evaluate(shades)
+    assert "Shaded:" in page.locator(".reader figcaption").inner_text()
+    assert "each symbol is shaded" in page.locator(".reader-line").get_attribute("aria-label")
     assert place > 0
     assert listed() == expected(place)
     at, layer, head = (data["start"][name] for name in ("position", "layer", "head"))
@@ -197,6 +199,16 @@ def test_front_page_shows_a_model_reading(page: Any, site: str) -> None:
     page.get_by_role("button", name="Read on").click()
     page.wait_for_function(f"() => ({here})() !== 5")
     page.get_by_role("button", name="Pause").click()
+
+
+def test_the_front_page_without_scripts_speaks_of_no_shades(browser: Any, site: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{site}/book/index.html")
+    assert "reads a line it has never seen." in page.locator(".reader figcaption").inner_text()
+    assert "Shaded" not in page.locator(".reader figcaption").inner_text()
+    assert page.locator(".reader-line").get_attribute("aria-label") == "A line of a play"
+    context.close()
 
 
 def test_the_arrow_of_a_fold_stays_in_its_title(page: Any, site: str) -> None:
