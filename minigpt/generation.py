@@ -250,7 +250,7 @@ def _write(
                 logits = model(new, cache=kv)[:, -1]
             if kv is not None and len(idx) == 1 and OnePosition.fits(model):
                 step = OnePosition(model, kv)
-        if not math.isfinite(logits.sum()):  # one inf or nan is enough to make it so
+        if not math.isfinite(logits.sum(dtype=torch.float32)):  # one inf or nan is enough to make it so
             raise ValueError("the model's logits are not finite: its weights are damaged or its training diverged")
         symbol = _draw(logits, temperature, top_k, top_p, generator)  # (B,)
         yield symbol

@@ -194,39 +194,37 @@ def train(
     state = state or start(model, config)
     if not state.history.steps or state.step == config.steps > state.history.steps[-1]:  # or ended where it stopped
         _measure(model, train_ids, val_ids, config, state)
-    bar = tqdm(
+    model.train()
+    with tqdm(
         total=config.steps, initial=state.step, desc="training", unit="step", mininterval=BAR_SECONDS,
         disable=not progress,
-    )  # fmt: skip
-    model.train()
-    while state.step < config.steps:
-        began = time.perf_counter()
-        part = schedule(state.step, config)
-        for optimizer in state.optimizers:
-            highest = config.muon_rate if isinstance(optimizer, Muon) else config.learning_rate
-            for group in optimizer.param_groups:
-                group["lr"] = highest * part
-        idx, targets = next_batch(train_ids, block_size, config, state)  # (B, T) each
-        loss = _gradient(model, idx, targets, config)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            bar.close()
-            raise FloatingPointError(
-                f"training diverged at step {state.step}: the loss is {loss}, the gradient's norm {norm:.3g}; "
-                f"try a learning_rate below {config.learning_rate:g}"
-                + (f" and a muon_rate below {config.muon_rate:g}" if config.optimizer == "muon" else "")
-            )
-        for optimizer in state.optimizers:
-            optimizer.step()
-        state.step += 1
-        state.seconds += time.perf_counter() - began
-        if state.step % config.eval_every == 0 or state.step == config.steps:
-            _measure(model, train_ids, val_ids, config, state)
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.3f}", val=f"{state.history.val_losses[-1]:.3f}", refresh=False)
-        if after_step is not None:
-            after_step(state)
-    bar.close()
+    ) as bar:  # fmt: skip
+        while state.step < config.steps:
+            began = time.perf_counter()
+            part = schedule(state.step, config)
+            for optimizer in state.optimizers:
+                highest = config.muon_rate if isinstance(optimizer, Muon) else config.learning_rate
+                for group in optimizer.param_groups:
+                    group["lr"] = highest * part
+            idx, targets = next_batch(train_ids, block_size, config, state)  # (B, T) each
+            loss = _gradient(model, idx, targets, config)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise FloatingPointError(
+                    f"training diverged at step {state.step}: the loss is {loss}, the gradient's norm {norm:.3g}; "
+                    f"try a learning_rate below {config.learning_rate:g}"
+                    + (f" and a muon_rate below {config.muon_rate:g}" if config.optimizer == "muon" else "")
+                )
+            for optimizer in state.optimizers:
+                optimizer.step()
+            state.step += 1
+            state.seconds += time.perf_counter() - began
+            if state.step % config.eval_every == 0 or state.step == config.steps:
+                _measure(model, train_ids, val_ids, config, state)
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", val=f"{state.history.val_losses[-1]:.3f}", refresh=False)
+            if after_step is not None:
+                after_step(state)
     return state.history
 
 
@@ -259,11 +257,15 @@ def _gradient(model: LanguageModel, idx: Tensor, targets: Tensor, config: TrainC
 
 def _measure(model: LanguageModel, train_ids: Tensor, val_ids: Tensor, config: TrainConfig, state: TrainState) -> None:
     """Add a point to the history. The batches are the same every time, so that the curve is smooth."""
-    for ids, losses in ((train_ids, state.history.train_losses), (val_ids, state.history.val_losses)):
+    losses = []
+    for ids in (train_ids, val_ids):
         with autocast(config.precision, ids.device):
             losses.append(estimate_loss(model, ids, config.batch_size, config.eval_batches, config.seed + 1))
-    state.history.steps.append(state.step)
-    state.history.seconds.append(round(state.seconds, 3))
+    history = state.history  # all four at once, or an interrupt would leave one longer than the others
+    history.train_losses.append(losses[0])
+    history.val_losses.append(losses[1])
+    history.steps.append(state.step)
+    history.seconds.append(round(state.seconds, 3))
 
 
 def estimate_loss(model: LanguageModel, ids: Tensor, batch_size: int = 32, batches: int = 20, seed: int = 0) -> float:

@@ -59,6 +59,13 @@ def test_a_bigram_and_half_precision(tmp_path):
         load_tokenizer(tmp_path / "half.safetensors")
 
 
+def test_a_folder_may_be_called_like_a_file(model, tmp_path):
+    folder = tmp_path / "first.safetensors"
+    folder.mkdir()
+    assert save_model(model, folder) == folder / "model.safetensors"
+    load_model(folder)
+
+
 def test_saving_refuses_what_could_not_be_loaded(model, tmp_path):
     with pytest.raises(TypeError, match="a Linear cannot be loaded again"):
         save_model(torch.nn.Linear(2, 2), tmp_path)

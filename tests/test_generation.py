@@ -343,6 +343,14 @@ def test_damaged_weights_are_named(small_gpt):
     assert small_gpt.training
 
 
+def test_many_rows_of_large_logits_in_half_precision_are_finite(small_gpt):
+    """Their sum is not: it passes 65,504, the largest number of 16 bits."""
+    torch.nn.init.constant_(small_gpt.head.bias, 1000.0)
+    V = small_gpt.config.vocab_size
+    idx = torch.zeros(70_000 // (1000 * V) + 2, 1, dtype=torch.long)
+    assert generate(small_gpt.half(), idx, 1, temperature=0).shape == (len(idx), 2)
+
+
 # ── the filters ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 logit_rows = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=40).map(torch.tensor)

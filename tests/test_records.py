@@ -112,6 +112,13 @@ def test_the_trials_are_complete():
         assert 6 * trial["parameters"] * symbols == pytest.approx(trial["cost"], rel=0.01)
 
 
+def test_no_trial_is_made_on_the_stand_in(monkeypatch, play):
+    monkeypatch.setattr("sys.argv", ["trials.py", "ideas"])
+    monkeypatch.setattr(trials, "load_text", lambda: play)
+    with pytest.raises(SystemExit, match="made on the real text: set MINIGPT_DATA"):
+        trials.main()
+
+
 @pytest.mark.parametrize("name", [name for name, idea in trials.IDEAS.items() if idea[0] is not trials.nothing])
 def test_a_model_changed_by_an_idea_still_hides_the_future(name):
     torch.manual_seed(0)

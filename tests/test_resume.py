@@ -136,8 +136,23 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text_file, tmp_path):
     assert load_facts(folder)["step"] == int(stopped[1])
     assert load_facts(folder)["val_loss"] is None  # an estimate is not passed off as the loss of the whole split
     assert stopped[2] == f"--resume {folder} --data {text_file}"
+    assert errors.index("stopping after this step; Ctrl-C again stops at once") < stopped.start()
+    assert errors.endswith(f"{stopped[0]}\n")  # what to copy is the last line, below the bar
     assert "Traceback" not in errors
     load_model(folder)
+
+
+def test_a_run_whose_log_is_cut_off_keeps_its_steps(text_file, tmp_path):
+    """Ctrl-C also ends the `tee` that writes the log, and the bar is drawn before the run is saved."""
+    folder = tmp_path / "run"
+    words = [*SMALL, "--data", text_file, "--steps", 100_000, "--out", folder, "--save-every", 1000]
+    process = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while b"/100000" not in process.stderr.read1():
+        pass
+    process.stderr.close()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 1
+    assert load_run(folder).state.step > 0
 
 
 def test_a_second_ctrl_c_says_what_is_kept(text_file, tmp_path, monkeypatch, capsys):
@@ -153,6 +168,16 @@ def test_a_second_ctrl_c_says_what_is_kept(text_file, tmp_path, monkeypatch, cap
     assert "Stopped at once; last saved at step 0. Go on with" in capsys.readouterr().err
     assert load_run(folder).state.step == 0
     assert not (folder / "model.safetensors").exists()
+
+
+def test_a_loss_ruined_in_the_last_step_does_not_replace_a_good_run(play, tmp_path, monkeypatch, capsys):
+    """Weights may be finite and so large that the loss is none."""
+    monkeypatch.setattr(cli, "load_text", lambda path: play)
+    words = ["train", *SMALL, "--steps", "1", "--learning-rate", "1e25", "--device=cpu", "--out", str(tmp_path / "run")]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "training diverged in its last step; try a learning_rate below 1e+25. Step 0 is saved." in said
+    assert load_run(tmp_path / "run").state.step == 0
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -294,6 +319,12 @@ def test_a_finished_run_can_be_made_longer(text_file, tmp_path):
     done = run("--resume", folder, "--data", text_file)
     assert "validation loss" in done.stdout
     assert {file.name for file in folder.iterdir()} == {RUN_FILE, "model.safetensors", "history.json"}
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1] + b"?")  # damaged
+    assert "validation loss" in run("--resume", folder, "--data", text_file).stdout
+    load_model(folder)
+    (folder / "history.json").unlink()
+    assert "validation loss" in run("--resume", folder, "--data", text_file).stdout
+    assert (folder / "history.json").exists()
     done = run("--resume", folder, "--data", text_file, "--steps", 5)
     assert done.returncode == 0, done.stderr
     assert load_run(folder).state.step == 5

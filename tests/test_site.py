@@ -206,6 +206,13 @@ def test_handouts_hold_no_solution(path: Path) -> None:
     assert not any(cell.get("outputs") for cell in cells)
 
 
+def test_a_solution_within_one_cell_takes_nothing_else_with_it() -> None:
+    texts = ["before\n:::{solution-start} x\n:::\nanswer\n:::{solution-end}\n:::\nafter", "and further"]
+    cells = [{"cell_type": "markdown", "source": [text]} for text in texts]
+    left = ["".join(cell["source"]) for cell in handout.without_solutions({"cells": cells})["cells"]]
+    assert " ".join(left).split() == ["before", "after", "and", "further"]
+
+
 def test_a_handout_never_replaces_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     monkeypatch.setattr(handout, "ROOT", tmp_path)

@@ -245,6 +245,26 @@ def test_a_run_stopped_in_memory_goes_on_where_it_was(ids):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("call", range(1, 5))
+def test_a_run_stopped_while_it_is_measured_has_four_columns_of_one_length(call, model, ids, monkeypatch):
+    calls, measure = [], training.estimate_loss
+
+    def stopped(*given):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return measure(*given)
+
+    monkeypatch.setattr(training, "estimate_loss", stopped)
+    state = start(model, QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, ids, ids, QUICK, state=state, progress=False)
+    lengths = {len(column) for column in vars(state.history).values()}
+    assert lengths == {(call - 1) // 2}
+    again = train(model, ids, ids, QUICK, state=state, progress=False)
+    assert {len(column) for column in vars(again).values()} == {len(again.steps)}
+
+
 @pytest.mark.parametrize(("optimizer", "more"), [("adamw", "$"), ("muon", r" and a muon_rate below 0\.02$")])
 def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_touched(optimizer, more, model, ids):
     kept = []

@@ -14,12 +14,11 @@ def without_solutions(nb: dict[str, Any]) -> dict[str, Any]:
     """The notebook without what stands from `{solution-start}` to `{solution-end}`, and without outputs."""
     kept, inside = [], False
     for cell in nb["cells"]:
-        text = "".join(cell["source"])
-        if inside:  # a solution may end in the cell where the next exercise begins
-            _, end, text = text.partition(":::{solution-end}\n:::")
-            inside = not end
-        text, start, _ = text.partition(":::{solution-start}")
-        inside = inside or bool(start)
+        rest, text = "".join(cell["source"]), ""
+        while rest:  # a solution may end in the cell where the next exercise begins, or where it began
+            part, mark, rest = rest.partition(":::{solution-end}\n:::" if inside else ":::{solution-start}")
+            text += "" if inside else part
+            inside ^= bool(mark)
         if text.strip():
             empty: dict[str, Any] = {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
             kept.append({**cell, "source": text.strip("\n"), **empty})

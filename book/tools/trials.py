@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from minigpt import CharTokenizer, GPTConfig, ModernGPT, TrainConfig, evaluate, get_batch, load_text, split, train
 from minigpt.run.checkpoint import write_bytes
 from minigpt.run.presets import PRESETS
+from minigpt.run.resume import text_sha256
+from minigpt.text import SHA256
 from minigpt.training import TrainState
 
 FOLDER = Path(__file__).parents[2] / "data" / "runs" / "trials"
@@ -268,6 +270,8 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in kinds:
         sys.exit(f"usage: python book/tools/trials.py {' | '.join(kinds)}")
     trials, run, which = kinds[sys.argv[1]]
+    if text_sha256(load_text()) != SHA256:
+        sys.exit("trials are made on the real text: set MINIGPT_DATA to the folder it is in (see data/README.md)")
     file = FOLDER / f"{sys.argv[1]}.json"
     stored = json.loads(file.read_text("utf8")) if file.exists() else []
     made = {(result["name"], result[which]): result for result in stored}

@@ -81,7 +81,7 @@ def save_model(
     if tokenizer is not None:
         metadata["alphabet"] = tokenizer.symbols
     file = Path(path)
-    file = file if file.suffix == ".safetensors" else file / MODEL_FILE
+    file = file / MODEL_FILE if file.is_dir() or file.suffix != ".safetensors" else file
     write_tensors(file, {k: v.to("cpu", dtype) for k, v in tensors.items()}, metadata)
     return file
 

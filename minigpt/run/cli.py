@@ -22,6 +22,7 @@ from minigpt.run.checkpoint import (
     BUILD,
     MODEL_FILE,
     RUN_FILE,
+    CheckpointError,
     load_facts,
     load_model,
     load_tokenizer,
@@ -34,6 +35,8 @@ from minigpt.run.resume import Keeper, Run, load_run, save_run, text_sha256
 from minigpt.standin import generate_play
 from minigpt.text import CharTokenizer, check_sizes, load_text, split
 from minigpt.training import MOST_SEEDS, TrainConfig, evaluate, start, train
+
+RECORD_FILE = "history.json"  # what a run reached, and how, beside its model
 
 SIZES = {
     "block_size": (int, "the longest context, in symbols"),
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.command(args)
     except BrokenPipeError:  # the reader of our output has left, as in `sample … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1 if args.command is _train else 0  # a training was cut short by it
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -167,6 +170,8 @@ def _train(args: argparse.Namespace) -> int:
     if device.startswith("mps"):
         warning = "minigpt: warning: Apple's MPS has given silently wrong results with torch; compare with --device cpu"
         print(warning, file=sys.stderr)
+    if args.out and not args.resume and any((args.out / name).exists() for name in (RUN_FILE, MODEL_FILE)):
+        raise ValueError(f"{args.out} already holds a run: go on with --resume {args.out}, or choose another --out")
     text = load_text(args.data)
     with processes(device) as team:
         run, text = _continued(args, text, device) if args.resume else (_new(args, text, device, team), text)
@@ -230,9 +235,12 @@ def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
 
 def _is_finished(run: Run, folder: Path) -> bool:
     """Whether the last step was made and its loss over the whole split measured and written down."""
-    if run.state.step < run.config.steps or not (folder / MODEL_FILE).exists():
+    if run.state.step < run.config.steps or not all((folder / name).exists() for name in (MODEL_FILE, RECORD_FILE)):
         return False
-    facts = load_facts(folder)
+    try:
+        facts = load_facts(folder)
+    except CheckpointError:  # it is written again, from the run
+        return False
     return facts.get("step") == run.state.step and facts.get("val_loss") is not None
 
 
@@ -243,8 +251,6 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 def _free_folder(args: argparse.Namespace) -> Path:
     """The folder asked for, or a new one: the first of runs/PRESET, runs/PRESET-2, … that is not there yet."""
     if args.out:
-        if (args.out / RUN_FILE).exists() or (args.out / MODEL_FILE).exists():
-            raise ValueError(f"{args.out} already holds a run: go on with --resume {args.out}, or choose another --out")
         return args.out
     folder, number = Path("runs", args.preset), 1
     folder.parent.mkdir(exist_ok=True)  # an error here is about runs/ itself, not about a name that is taken
@@ -283,7 +289,7 @@ def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
                 team.wrap(run.model), train_ids, val_ids, run.config,
                 state=run.state, after_step=keeper, next_batch=team.next_batch, progress=team.is_first,
             )  # fmt: skip
-        if not keeper.is_finite():
+        if not (keeper.is_finite() and math.isfinite(run.state.history.val_losses[-1])):
             raise FloatingPointError(
                 f"training diverged in its last step; try a learning_rate below {run.config.learning_rate:g}"
                 + (f" and a muon_rate below {run.config.muon_rate:g}" if run.config.optimizer == "muon" else "")
@@ -304,6 +310,10 @@ def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
                 file=sys.stderr,
             )
         return 1
+    except BrokenPipeError:  # who read our output has left, as `tee` does at Ctrl-C; nothing is printed within a step
+        if team.is_first and keeper.is_finite():
+            save_run(run, folder)
+        raise
     return _finish(run, folder, val_ids, resume) if team.is_first else 0
 
 
@@ -350,9 +360,9 @@ def _save_results(run: Run, folder: Path, val_loss: float | None) -> None:
         "text_sha256": run.text_sha256,
         "train_config": asdict(run.config),
     }
-    save_model(run.model, folder, run.tokenizer, facts)
     record = {**facts, "model_config": asdict(run.model.config), "history": asdict(run.state.history)}
-    write_bytes(folder / "history.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
+    save_model(run.model, folder, run.tokenizer, facts)  # last: with it the run counts as finished
 
 
 def _command(run: Run) -> str:

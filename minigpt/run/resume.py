@@ -7,12 +7,13 @@ had never stopped.
 
 import hashlib
 import json
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,9 @@ class Keeper:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True
+            if self.writes:
+                with suppress(OSError):  # print may be at work just now, and the reader of our output may have left
+                    os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
         before = signal.signal(signal.SIGINT, on_interrupt)
         try:
