@@ -140,6 +140,10 @@ def test_fits_a_telephone(page: Any, site: str, name: str) -> None:
     )
     assert width <= 390, wide
     assert wide == []
+    cut = """() => [...document.querySelectorAll('mjx-container:not([display])')]
+        .filter(e => e.getBoundingClientRect().right > 390 && e.checkVisibility())
+        .map(e => e.closest('p, li, td, dd')?.textContent.slice(0, 80))"""
+    assert page.evaluate(cut) == [], "a formula in a line cannot break there: write it in pieces"
 
 
 @each_notebook
