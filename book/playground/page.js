@@ -750,7 +750,7 @@ function build() {
     if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
   });
   document.addEventListener("click", (event) => { // before a link to a place on this page acts: an edit belongs to the address it was made at
-    if (event.target.closest("a[href]")) flush();
+    if (event.target.closest?.("a[href]")) flush();
   }, true);
   addEventListener("popstate", () => { // a link to a place on this page is no state
     if (!document.getElementById(location.hash.slice(1))) show();

@@ -68,6 +68,14 @@ def all_models(page: Any) -> int:
     return count
 
 
+def read_past_the_context(page: Any) -> None:
+    """A text longer than what the model sees: to look at another place it reads a whole window anew."""
+    all_models(page)
+    page.locator("#pg-model").select_option("modern-coffee")
+    page.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 8)
+    page.wait_for_function("() => document.querySelector('.pg-text span:nth-child(344)')?.title.includes('bits')")
+
+
 def text(page: Any) -> str:
     return page.evaluate(TEXT)
 
@@ -788,10 +796,7 @@ def test_a_refused_file_stays_told_when_the_first_model_arrives(page: Any, site:
 
 def test_a_symbol_chosen_while_every_head_is_read_again(play: Any) -> None:
     """With a head off two readers look at a place; the second of an older place ends while the first reads a newer."""
-    all_models(play)
-    play.locator("#pg-model").select_option("modern-coffee")
-    play.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 8)
-    play.wait_for_function("() => document.querySelector('.pg-text span:nth-child(344)')?.title.includes('bits')")
+    read_past_the_context(play)
     settled(play, lambda: play.get_by_label("Layer 0, head 2 is on").uncheck())
     play.wait_for_timeout(1000)
     said, shades = play.evaluate(
@@ -821,10 +826,7 @@ def test_a_symbol_chosen_while_every_head_is_read_again(play: Any) -> None:
 
 
 def test_a_symbol_chosen_while_one_is_written_is_the_one_described(play: Any) -> None:
-    all_models(play)
-    play.locator("#pg-model").select_option("modern-coffee")
-    play.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 8)
-    play.wait_for_function("() => document.querySelector('.pg-text span:nth-child(344)')?.title.includes('bits')")
+    read_past_the_context(play)
     said = play.evaluate(
         """async () => {
             const said = [], live = document.querySelector('.pg [aria-live]');
@@ -860,10 +862,7 @@ def test_a_head_of_a_model_not_read_yet_is_compared_with_no_other(play: Any) -> 
 
 def test_what_is_superseded_is_not_spoken(play: Any) -> None:
     """Past the context each look takes a while: nothing is said of a symbol that was left before its end."""
-    all_models(play)
-    play.locator("#pg-model").select_option("modern-coffee")
-    play.get_by_label("Prompt").fill("To be, or not to be: that is the question.\n" * 8)
-    play.wait_for_function("() => document.querySelector('.pg-text span:nth-child(344)')?.title.includes('bits')")
+    read_past_the_context(play)
     said = play.evaluate(
         """async () => {
             const said = [], live = document.querySelector('.pg [aria-live]');
