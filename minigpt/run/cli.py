@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.command(args)
     except BrokenPipeError:  # the reader of our output has left, as in `sample … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1 if args.command is _train else 0  # a training was cut short by it
+        return 0
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -313,7 +313,7 @@ def _run(run: Run, team: Processes, args: argparse.Namespace, text: str) -> int:
     except BrokenPipeError:  # who read our output has left, as `tee` does at Ctrl-C; nothing is printed within a step
         if team.is_first and keeper.is_finite():
             save_run(run, folder)
-        raise
+        return 1
     return _finish(run, folder, val_ids, resume) if team.is_first else 0
 
 
