@@ -785,7 +785,7 @@ def test_a_refused_file_stays_told_when_the_first_model_arrives(page: Any, site:
     held: list[Any] = []
     page.route("**/weights/gpt-laptop.js*", lambda route: held.append(route))
     page.goto(f"{site}/{PAGE}", wait_until="commit")
-    page.locator(".pg-wait").wait_for()
+    page.locator(".pg-wait", has_text="gpt-laptop is on its way").wait_for()  # the script, not what stands there without
     drop(page, "picture.png", b"\x89PNG\r\n\x1a\n and more")
     told = page.locator(".pg-message", has_text="picture.png is not a safetensors file")
     told.wait_for()
