@@ -785,7 +785,7 @@ def test_a_refused_file_stays_told_when_the_first_model_arrives(page: Any, site:
     held: list[Any] = []
     page.route("**/weights/gpt-laptop.js*", lambda route: held.append(route))
     page.goto(f"{site}/{PAGE}", wait_until="commit")
-    page.locator(".pg-wait", has_text="gpt-laptop is on its way").wait_for()  # the script, not what stands there without
+    page.locator(".pg-wait", has_text="gpt-laptop is on its way").wait_for()  # not what stands there without scripts
     drop(page, "picture.png", b"\x89PNG\r\n\x1a\n and more")
     told = page.locator(".pg-message", has_text="picture.png is not a safetensors file")
     told.wait_for()
@@ -846,15 +846,14 @@ def test_a_symbol_chosen_while_one_is_written_is_the_one_described(play: Any) ->
 
 def test_a_head_of_a_model_not_read_yet_is_compared_with_no_other(play: Any) -> None:
     all_models(play)
-    play.evaluate(
-        """() => {
-            const choose = document.getElementById('pg-model');
-            choose.value = 'modern-coffee';
-            choose.dispatchEvent(new Event('change', { bubbles: true }));
-            document.querySelector('.pg-heads input').click();
-        }"""
-    )
-    play.wait_for_timeout(1000)
+    quickly = """() => {
+        const choose = document.getElementById('pg-model');
+        choose.value = 'modern-coffee';
+        choose.dispatchEvent(new Event('change', { bubbles: true }));
+        document.querySelector('.pg-heads input').click();
+    }"""
+    settled(play, lambda: play.evaluate(quickly))
+    play.wait_for_timeout(200)
     assert "of the probability moved" not in play.locator(".pg [aria-live]").first.inner_text()
     settled(play, lambda: play.get_by_label("Layer 1, head 2 is on").uncheck())
     play.locator(".pg [aria-live]", has_text="of the probability moved").wait_for(state="attached")
