@@ -270,6 +270,19 @@ def test_a_page_of_its_own(tmp_path: Any) -> None:
     assert page.count("<title>") == 1
 
 
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "inside.html"
+    path.write_text("old", "utf8")
+
+    def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minigpt.run.checkpoint.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        AttentionExplorer(torch.eye(2), "ab").save(path)
+    assert [(file.name, file.read_text("utf8")) for file in tmp_path.iterdir()] == [("inside.html", "old")]
+
+
 def test_script_and_style_are_in_the_package(tmp_path: Any) -> None:
     """They are read from beside the module, wherever Python was started."""
     code = "import torch; from minigpt.view import explorer as e; "

@@ -411,27 +411,25 @@ const file = make("input", { type: "file", accept: ".safetensors", class: "pg-hi
   onchange: () => { if (file.files.length) open(file.files[0]); file.value = ""; } });
 const grid = make("div", { class: "pg-columns" });
 const sliders = {
-  t: slider("Temperature", 0, 2, 0.05, (value) => (value === 0 ? "0, always the best" : value.toFixed(2))),
-  k: slider("Top-k", 1, 65, 1, (value, input) => (value >= Number(input.max) ? "all" : `the best ${value}`)),
-  p: slider("Top-p", 0.05, 1, 0.05, (value) => (value >= 1 ? "all" : value.toFixed(2))),
+  t: slider("Temperature", 0, 2, 0.05, (value) => (value === 0 ? "0, always the best" : value.toFixed(2)), (value) => { state.t = value; }),
+  k: slider("Top-k", 1, 65, 1, (value, most) => (value >= most ? "all" : `the best ${value}`), (value, most) => { state.k = value >= most ? 0 : value; }),
+  p: slider("Top-p", 0.05, 1, 0.05, (value) => (value >= 1 ? "all" : value.toFixed(2)), (value) => { state.p = value; }),
 };
 const seed = make("input", { type: "number", id: "pg-seed", min: "0", max: "999999", step: "1", oninput: () => {
   state.seed = Math.max(0, Math.trunc(Number(seed.value) || 0));
   save();
 } });
 
-function slider(label, min, max, step, tell) {
+function slider(label, min, max, step, tell, set) { // only what is moved is set: the rest stays as the address gave it
   const id = `pg-${label.toLowerCase()}`, output = make("output", { for: id, role: "presentation" }); // the range itself says its value
   const input = make("input", { type: "range", id, min, max, step });
   const show = () => {
-    output.textContent = tell(Number(input.value), input);
+    output.textContent = tell(Number(input.value), Number(input.max));
     input.setAttribute("aria-valuetext", output.textContent);
   };
   input.addEventListener("input", () => {
     show();
-    if (input === sliders.t.input) state.t = Number(input.value); // what was not moved stays as the address gave it
-    if (input === sliders.k.input) state.k = Number(input.value) >= Number(input.max) ? 0 : Number(input.value);
-    if (input === sliders.p.input) state.p = Number(input.value);
+    set(Number(input.value), Number(input.max));
     for (const column of columns) column.drawBars();
     save();
   });
@@ -459,8 +457,12 @@ function tell(sentence, ...buttons) {
   message.replaceChildren(...parts);
 }
 
-function remark(sentence) { // it stays when a model arrives, and waits behind what must be mended first
+function remember(sentence) { // it stays when a model arrives
   notice = [notice, sentence].filter(Boolean).join(" ");
+}
+
+function remark(sentence) { // it waits behind what must be mended first
+  remember(sentence);
   if (!generate.disabled) tell(notice);
 }
 
@@ -631,7 +633,7 @@ async function open(chosen) { // a file of the reader's own; it never leaves thi
     const sentence = error instanceof checkpoint.CheckpointError ? `${error.message}.` : `${chosen.name} could not be read (${error.message}).`;
     if (!generate.disabled) tell("");
     message.prepend(make("p", { "data-file": true }, sentence));
-    if ([state.model, state.with].some((key) => expected.has(key))) notice = [notice, sentence].filter(Boolean).join(" "); // it outlasts their arrival
+    if ([state.model, state.with].some((key) => expected.has(key))) remember(sentence);
   }
 }
 

@@ -962,6 +962,7 @@ def test_a_book_for_a_prompt_is_refused(play: Any, site: str) -> None:
 
 def test_by_keyboard_alone(play: Any) -> None:
     """Into the text with Tab, along it with the arrows, out with Escape; a bar with Enter; what happened is said."""
+    assert play.locator(".pg output:not([role=presentation])").count() == 0, "a slider says its value itself"
     play.locator("#pg-prompt").focus()
     for _ in range(60):
         play.keyboard.press("Tab")
