@@ -49,6 +49,19 @@ PRESETS = {
         TrainConfig(steps=5000, batch_size=64, learning_rate=3e-4, micro_batch_size=16, eval_batches=5),
         precision="auto",
     ),
+    "modern-tiny": Preset(
+        "an eighth of gpt-laptop's size, and nearly its loss: less than half a minute on two CPU cores",
+        "ModernGPT",
+        {"block_size": 128, "n_embd": 64, "n_head": 2, "n_layer": 2, "dropout": 0.0},
+        replace(MODERN, steps=500, weight_decay=0.1, eval_every=50),
+    ),
+    "modern-small": Preset(
+        "the size that chapter 10's scaling study asks for: one to three minutes on two CPU cores",
+        "ModernGPT",
+        {"block_size": 128, "n_embd": 96, "n_head": 3, "n_layer": 3, "dropout": 0.0},
+        replace(MODERN, steps=1400, weight_decay=0.1, eval_every=100),
+        precision="auto",
+    ),
     "modern-laptop": Preset(
         "gpt-laptop's size, everything of chapter 10: a minute and a half on two CPU cores that multiply in 16 bits",
         "ModernGPT",
