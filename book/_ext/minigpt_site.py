@@ -143,19 +143,20 @@ class Race(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         file = RUNS / "trials" / "race.json"
         self.env.note_dependency(str(file))
-        heads = ("model", "parameters", "seconds", "validation loss", "1.8857 passed after", "made on")
+        heads = ("model", "parameters", "in", "seconds", "validation loss", "1.8857 passed after", "part")
         rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         race = json.loads(file.read_text("utf8"))
         [classic] = (run["seconds"] for run in race if run["name"] == "gpt-laptop")
         for run in race:
             passed = run["seconds_to_1.8857"]
-            passed = f"{passed:.0f} s, {passed / classic:.2f} of `gpt-laptop`'s" if passed else "never"
+            passed = f"{passed:.0f} s | {passed / classic:.2f}" if passed else "never | –"
             name = run["name"] if "'" in run["name"] else f"`{run['name']}`"
             rows.append(
-                f"| {name} | {run['parameters']:,} | {run['seconds']:.0f} | {run['loss']:.4f} | {passed} "
-                f"| {run['made_on']} |"
+                f"| {name} | {run['parameters']:,} | {run['precision']} | {run['seconds']:.0f} | {run['loss']:.4f} "
+                f"| {passed} |"
             )
-        return parsed(self, rows)
+        machines = sorted({run["machine"] for run in race})
+        return parsed(self, [*rows, "", f"Made on: {'; '.join(machines)}."])
 
 
 # ---- the front page --------------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ def test_loss_against_time(book_text, capsys):
             "seconds": round(history.seconds[-1], 1),
             "loss": round(evaluate(model, val_ids), 4),
             "seconds_to_1.8857": seconds_to(NANOGPT, history),
-            "made_on": f"{machine(torch.device('cpu'))}; {config.precision}; torch {torch.__version__}",
+            "precision": config.precision,
+            "machine": f"{machine(torch.device('cpu'))}, torch {torch.__version__}",
         })  # fmt: skip
     by_name = {row["name"]: row for row in table}
     classic = by_name["gpt-laptop"]["seconds"]
