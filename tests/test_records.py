@@ -119,9 +119,6 @@ def test_the_race_was_run_on_one_machine_and_agrees_with_the_records():
     assert len({run["machine"] for run in race.values()}) == 1
     for name in race.keys() - {"Hugging Face's GPT-2"}:
         assert race[name]["loss"] == pytest.approx(RECORDS[name].val_loss, abs=0.01)
-    assert race["modern-small"]["loss"] < race["modern-laptop"]["loss"]
-    assert race["modern-small"]["seconds"] < race["modern-laptop"]["seconds"]
-    assert race["modern-tiny"]["seconds_to_1.8857"] < race["gpt-laptop"]["seconds"] / 6
 
 
 def test_no_trial_is_made_on_the_stand_in(monkeypatch, play):

@@ -143,7 +143,7 @@ class Race(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         file = RUNS / "trials" / "race.json"
         self.env.note_dependency(str(file))
-        heads = ("model", "parameters", "in", "seconds", "validation loss", "1.8857 passed after", "part")
+        heads = ("model", "parameters", "precision", "seconds", "validation loss", "1.8857 passed after", "part")
         rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         race = json.loads(file.read_text("utf8"))
         [classic] = (run["seconds"] for run in race if run["name"] == "gpt-laptop")

@@ -80,11 +80,10 @@ def test_loss_against_time(book_text, capsys):
             reached = row["seconds_to_1.8857"]
             part = f"{reached:6.1f} s, {reached / classic:.2f} of gpt-laptop's" if reached else "     never"
             print(f"{row['name']:22}{row['parameters']:11,}{row['seconds']:9.1f}{row['loss']:8.4f}   {part}")
-    if os.environ.get("RECORD"):
-        write_bytes(FILE, (json.dumps(table, indent=1) + "\n").encode())
     reached = by_name["modern-tiny"]["seconds_to_1.8857"]
     assert reached is not None
     assert reached <= classic / 6
     assert by_name["modern-small"]["loss"] < by_name["modern-laptop"]["loss"] < by_name["gpt-laptop"]["loss"]
-    assert by_name["modern-small"]["seconds"] < by_name["modern-laptop"]["seconds"]
     assert classic < by_name["Hugging Face's GPT-2"]["seconds"]
+    if os.environ.get("RECORD"):  # what chapter 10 says of the race holds for it
+        write_bytes(FILE, (json.dumps(table, indent=1) + "\n").encode())
